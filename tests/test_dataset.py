@@ -1,0 +1,70 @@
+"Token files and windows: chance, the shift by one, and files that are not what they should be."
+import numpy as np
+import pytest
+import torch
+
+from lm336.corpus import InputError
+from lm336.dataset import batch_at, get_batch, load_tokens
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_load(tmp_path, dtype):
+    np.save(tmp_path / "ids.npy", np.arange(1000, dtype=dtype))
+    tokens = load_tokens(tmp_path / "ids.npy", 1000)
+    assert tokens.dtype == dtype and (tokens == np.arange(1000)).all()
+    with pytest.raises(ValueError): tokens[0] = 1
+    with pytest.raises(InputError, match="token id 999 at position 999"): load_tokens(tmp_path / "ids.npy", 999)
+
+
+def test_refuses_files(tmp_path):
+    path = tmp_path / "ids.npy"
+    with pytest.raises(FileNotFoundError, match="does not exist"): load_tokens(path)
+    np.save(path, np.arange(1000, dtype=np.uint16))
+    whole = path.read_bytes()
+    for change in (whole[:-1], whole[:-2], whole[:128], whole + b"xx"):
+        path.write_bytes(change)
+        with pytest.raises(InputError, match="cut off or changed"): load_tokens(path)
+    for change in (b"", b"hello", whole[:20], whole[:100], b"\x00" * 500, b"PK\x03\x04" + whole, whole.replace(b"shape", b"spahe")):
+        path.write_bytes(change)
+        with pytest.raises(InputError, match="not a token file"): load_tokens(path)
+    for foreign in (np.zeros((3, 3), np.uint16), np.zeros(9), np.zeros(9, np.int64), np.zeros(9, ">u2"), np.array(["text"])):
+        np.save(path, foreign)
+        with pytest.raises(InputError, match="array of"): load_tokens(path)
+    np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(InputError, match="array of object"): load_tokens(path)
+    np.save(path, np.zeros(0, np.uint16))
+    with pytest.raises(InputError, match="no tokens"): load_tokens(path)
+
+
+def test_windows_are_uniform():
+    tokens = np.arange(100, dtype=np.uint16)
+    inputs, _ = get_batch(tokens, 200_000, 7, rng=np.random.default_rng(3))
+    counts = np.bincount(inputs[:, 0].numpy(), minlength=93)
+    p = 1 / 93
+    assert len(counts) == 93 and (abs(counts - 200_000 * p) < 5 * (200_000 * p * (1 - p)) ** 0.5).all()
+
+
+def test_targets_are_inputs_shifted():
+    tokens = np.random.default_rng(0).integers(0, 500, 1000).astype(np.uint16)
+    inputs, targets = get_batch(tokens, 16, 32)
+    assert inputs.dtype == targets.dtype == torch.int64 and inputs.shape == targets.shape == (16, 32)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    row = tokens.astype(np.int64)
+    windows = {tuple(row[i:i + 33]) for i in range(1000 - 32)}
+    assert all(tuple(np.append(a, b[-1])) in windows for a, b in zip(inputs.numpy(), targets.numpy()))
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    tokens = np.arange(1000, dtype=np.uint16)
+    first = batch_at(tokens, 4, 8, seed=1, step=5)
+    np.random.seed(0), torch.manual_seed(0), batch_at(tokens, 4, 8, seed=1, step=6)
+    assert all(map(torch.equal, first, batch_at(tokens, 4, 8, seed=1, step=5)))
+    others = [batch_at(tokens, 4, 8, seed, step)[0] for seed, step in ((1, 6), (2, 5), (5, 1))]
+    assert not any(torch.equal(first[0], other) for other in others)
+
+
+def test_the_shortest_row_has_one_window():
+    inputs, targets = get_batch(np.arange(6, dtype=np.uint16), 3, 5)
+    assert inputs.tolist() == [[0, 1, 2, 3, 4]] * 3 and targets.tolist() == [[1, 2, 3, 4, 5]] * 3
+    for context_length in (6, 7, 0, -1):
+        with pytest.raises(InputError, match="6 tokens"): get_batch(np.arange(6), 3, context_length)

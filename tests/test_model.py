@@ -1,0 +1,322 @@
+"The model's faults and corners: what the chapters 04 to 08 are the wrong place for."
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from lm336.attention import KVCache, MultiHeadSelfAttention, scaled_dot_product_attention
+from lm336.block import RMSNorm
+from lm336.corpus import InputError
+from lm336.embeddings import Embedding, truncated_normal_
+from lm336.rope import RotaryEmbedding
+from lm336.transformer import Transformer, TransformerConfig, flops_per_token, parameter_count
+
+SHAPE = dict(vocab_size=50, context_length=24, d_model=32, num_layers=2, num_heads=4)
+
+
+def make(seed=0, fused=True, dtype=torch.float64, **changes):
+    torch.manual_seed(seed)
+    return Transformer(TransformerConfig(**{**SHAPE, **changes}), fused=fused).to(dtype)
+
+
+def ids(*shape, vocab=50, seed=1): return torch.randint(0, vocab, shape, generator=torch.Generator().manual_seed(seed))
+
+
+# configuration
+
+@pytest.mark.parametrize("changes, word", [
+    (dict(num_heads=5), "multiple"), (dict(num_heads=32), "even"), (dict(num_layers=0), "num_layers"),
+    (dict(vocab_size=-1), "vocab_size"), (dict(d_model=32.0), "d_model"), (dict(context_length="24"), "context_length"),
+    (dict(d_ff=0), "d_ff"), (dict(rope_theta=0), "rope_theta"), (dict(norm_eps=float("nan")), "norm_eps"),
+    (dict(norm_eps=-1e-5), "norm_eps"), (dict(tie_embeddings="no"), "tie_embeddings"), (dict(num_heads=True), "num_heads")])
+def test_bad_config_is_refused_by_name(changes, word):
+    with pytest.raises(InputError, match=word): TransformerConfig(**{**SHAPE, **changes})
+
+
+@pytest.mark.parametrize("d_model, d_ff", [(512, 1344), (768, 2048), (1600, 4288), (16, 64), (256, 704)])
+def test_d_ff_is_the_nearest_multiple_of_64(d_model, d_ff):
+    assert TransformerConfig(100, 16, d_model, 1, 1).d_ff == d_ff
+    assert abs(d_ff - d_model * 8 / 3) <= 32 or d_ff == 64
+
+
+# files
+
+@pytest.fixture
+def saved(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path / "run")
+    return model, tmp_path / "run"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_save_and_load(tmp_path, tied, dtype):
+    model = make(tie_embeddings=tied, dtype=dtype)
+    model.save_pretrained(tmp_path)
+    again = Transformer.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert torch.equal(again(ids(2, 9)), model(ids(2, 9)))
+    assert (again.lm_head.weight is again.token_embeddings.weight) == tied
+    assert sum(p.numel() for p in again.parameters()) == parameter_count(model.config)
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
+    again.save_pretrained(tmp_path)                                      # over the old files
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_loading_does_not_touch_the_global_seed(saved):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Transformer.from_pretrained(saved[1])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"): Transformer.from_pretrained(tmp_path / "nowhere")
+
+
+def test_not_a_run(tmp_path):
+    with pytest.raises(InputError, match="config.json"): Transformer.from_pretrained(tmp_path)
+
+
+def test_a_file_is_not_a_run(saved):
+    with pytest.raises(InputError, match="folder"): Transformer.from_pretrained(saved[1] / "config.json")
+
+
+def test_no_weights(saved):
+    (saved[1] / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="model.safetensors"): Transformer.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])
+def test_truncated_weights(saved, keep):
+    path = saved[1] / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep if isinstance(keep, int) else int(len(whole) * keep)])
+    with pytest.raises(InputError, match="model.safetensors.*truncated"): Transformer.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("changes, word", [
+    (dict(d_model=64), "token_embeddings.weight"), (dict(d_ff=128), "ffn.w1"), (dict(num_layers=3), r"layers\.2"),
+    (dict(num_layers=1), r"layers\.1"), (dict(vocab_size=51), "token_embeddings"), (dict(tie_embeddings=True), "lm_head"),
+    (dict(num_heads=5), "multiple"), (dict(colour="red"), "colour")])
+def test_config_that_disagrees_with_the_weights(saved, changes, word):
+    path = saved[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=word): Transformer.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"vocab_size": 50}', "\xff"])
+def test_config_that_is_none(saved, text):
+    (saved[1] / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="config.json"): Transformer.from_pretrained(saved[1])
+
+
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
+    before = (saved[1] / "model.safetensors").read_bytes()
+    def fail(*args, **kwargs): raise OSError(28, "No space left on device")
+    monkeypatch.setattr("lm336.transformer.save_file", fail)
+    with pytest.raises(OSError): make(seed=9).save_pretrained(saved[1])
+    assert (saved[1] / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in saved[1].iterdir()) == ["config.json", "model.safetensors"]
+
+
+# bad input
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("wrong", [-1, 50, 10**6])
+def test_token_id_out_of_range(wrong, fused):
+    with pytest.raises(InputError, match=f"token id {wrong} .*0 to 49"): make(fused=fused)(torch.tensor([[1, wrong]]))
+
+
+def test_longer_than_the_context():
+    with pytest.raises(InputError, match="25 tokens.*24"): make()(ids(1, 25))
+    model = make()
+    cache = model.new_cache(1)
+    model(ids(1, 20), cache)
+    with pytest.raises(InputError, match="25 tokens.*24"): model(ids(1, 5), cache)
+
+
+def test_cache_overflow():
+    cache = KVCache(1, 2, 3, 4)
+    with pytest.raises(InputError, match="holds 3"): cache.append(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
+
+
+def test_odd_heads():
+    with pytest.raises(InputError, match="even"): RotaryEmbedding(1e4, 7, 8)
+    with pytest.raises(InputError, match="multiple"): MultiHeadSelfAttention(32, 5)
+
+
+# the mathematics at random shapes
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 9), st.sampled_from([2, 4, 6]), st.integers(0, 10**6), st.booleans())
+def test_attention_equals_brute_force(heads, seq, d_head, seed, fused):
+    g = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, 2, heads, seq, d_head, dtype=torch.float64, generator=g)
+    expected = torch.zeros_like(q)
+    for i in range(seq):
+        for b in range(2):
+            for h in range(heads):
+                weights = [math.exp((q[b, h, i] @ k[b, h, j]).item() / math.sqrt(d_head)) for j in range(i + 1)]
+                expected[b, h, i] = sum(w / sum(weights) * v[b, h, j] for j, w in enumerate(weights))
+    torch.testing.assert_close(scaled_dot_product_attention(q, k, v, causal=True, fused=fused), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_cached_batches_of_any_lengths_equal_each_alone(data):
+    model = make(fused=data.draw(st.booleans()))
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    longest, more = max(lengths), data.draw(st.integers(1, 12))
+    prompt, rest = ids(len(lengths), longest), ids(len(lengths), more, seed=2)
+    padded = torch.stack([F.pad(row[:n], (longest - n, 0)) for row, n in zip(prompt, lengths)])
+    cache = model.new_cache(len(lengths), start=[longest - n for n in lengths])
+    cut = data.draw(st.integers(0, more))
+    pieces = [piece for piece in (padded, rest[:, :cut], rest[:, cut:]) if piece.shape[1]]
+    together = torch.cat([model(piece, cache) for piece in pieces], 1)
+    for row, n in enumerate(lengths):
+        alone = model(torch.cat([prompt[row, :n], rest[row]])[None])[0]
+        torch.testing.assert_close(together[row, longest - n:], alone)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_nothing_looks_ahead(fused):
+    model, x = make(fused=fused), ids(2, 12)
+    before = model(x)
+    for t in range(12):
+        changed = x.clone()
+        changed[:, t] = (changed[:, t] + 1) % 50
+        after = model(changed)
+        assert torch.equal(after[:, :t], before[:, :t]) and (after[:, t:] != before[:, t:]).any(-1).all()
+
+
+def test_fused_equals_plain_in_value_and_gradient():
+    a, b = make(fused=True), make(fused=False)
+    for model in (a, b): F.cross_entropy(model(ids(3, 11)).flatten(0, 1), ids(3, 11, seed=2).flatten()).backward()
+    for (name, p), q in zip(a.named_parameters(), b.parameters()): torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_gradients_equal_finite_differences():
+    model = make(d_model=8, num_heads=2, num_layers=1, d_ff=8, vocab_size=11)
+    x = ids(1, 4, vocab=11)
+    names, values = zip(*((name, p.detach().clone().requires_grad_()) for name, p in model.named_parameters()))
+    run = lambda *values: torch.func.functional_call(model, dict(zip(names, values)), (x,)).logsumexp(-1).sum()
+    assert torch.autograd.gradcheck(run, values)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("fused", [True, False])
+def test_rmsnorm_is_computed_in_float32(fused, scale):
+    norm = RMSNorm(256, fused=fused)
+    x = (torch.randn(16, 256) * scale).half()
+    expected = F.rms_norm(x.double(), (256,), None, 1e-5)
+    torch.testing.assert_close(norm(x).double(), expected, rtol=2e-3, atol=1e-6)
+    assert norm(x).dtype == torch.float16
+
+
+def test_truncated_normal():
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = truncated_normal_(torch.empty(100_000, dtype=dtype), 0.02, 0.06).double()
+        assert x.abs().max() <= 0.0601 and abs(x.mean()) < 3e-4
+        assert abs(x.std() / 0.02 - 0.9866) < 0.01                       # what cutting at three deviations leaves
+
+
+def test_initialisation_of_the_course():
+    model = make(dtype=torch.float32, d_model=256, vocab_size=1000)
+    for name, p in model.named_parameters():
+        if p.ndim == 1: assert (p == 1).all(), name
+        else:
+            std = 1 if name.startswith("token_embeddings") else math.sqrt(2 / sum(p.shape))
+            assert abs(p.std().item() / std - 0.9866) < 0.02 and p.abs().max() <= 3 * std + 1e-6, name
+
+
+# number formats and compilation
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fused", [True, False])
+def test_autocast(dtype, fused):
+    model, x = make(dtype=torch.float32, fused=fused), ids(2, 12)
+    exact = model.double()(x)
+    model = model.float()
+    with torch.autocast("cpu", dtype=dtype):
+        logits, cache = model(x), model.new_cache(2)
+        assert cache[0].keys.dtype == dtype and logits.dtype == dtype
+        cached = torch.cat([model(piece, cache) for piece in x.split([5, 1, 6], 1)], 1)
+        loss = F.cross_entropy(logits.flatten(0, 1), x.flatten())
+    torch.testing.assert_close(logits.double(), exact, rtol=0, atol=0.06)
+    torch.testing.assert_close(cached.double(), exact, rtol=0, atol=0.06)
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_whole_model_in_bfloat16():
+    model, x = make(), ids(2, 12)
+    torch.testing.assert_close(make(dtype=torch.bfloat16)(x).double(), model(x), rtol=0, atol=0.1)
+
+
+def test_flops_of_the_reference_run():
+    config = TransformerConfig(32_000, 256, 512, 4, 16)
+    assert parameter_count(config) == 45_224_448
+    assert round(flops_per_token(config) * 5_000 * 32 * 256 / 1e15, 1) == 7.3
+
+
+def test_torch_compile():
+    model, x = make(dtype=torch.float32), ids(2, 12)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x))
+    grads = []
+    for m in (model, compiled):
+        model.zero_grad()
+        m(x).square().mean().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*grads): torch.testing.assert_close(a, b)
+
+
+def test_padded_batches_in_bfloat16():
+    "The path of two products, which only bfloat16 takes, with masks."
+    model, x = make(dtype=torch.float32), ids(2, 12)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = model.new_cache(2, start=[4, 0])
+        padded = torch.stack([F.pad(x[0, :8], (4, 0)), x[1]])
+        together = torch.cat([model(padded, cache), model(x[:, :3], cache)], 1)
+        alone = model(torch.cat([x[0, :8], x[0, :3]])[None])
+    torch.testing.assert_close(together[:1, 4:], alone, rtol=0, atol=0.06)
+
+
+def test_bfloat16_learns_as_float32_does():
+    losses = []
+    for autocast in (False, True):
+        model = make(dtype=torch.float32, d_model=64)
+        optimizer, data = torch.optim.AdamW(model.parameters(), lr=3e-3), ids(64, 25)
+        for step in range(40):
+            batch = data[step % 8 * 8:][:8]
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast): logits = model(batch[:, :-1])
+            loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] < math.log(50) - 0.3 and abs(losses[0] - losses[1]) < 0.1, losses
+
+
+def test_one_row_of_memory_for_keys_of_any_layout():
+    "Inputs with strange strides, as adapters may pass them."
+    rope = RotaryEmbedding(1e4, 8, 16)
+    x = torch.randn(8, 16, 2).permute(2, 1, 0)
+    torch.testing.assert_close(rope(x), rope(x.contiguous()))
+    positions = torch.arange(16).expand(2, 16)
+    torch.testing.assert_close(rope(x, positions), rope(x))
+
+
+def test_second_use_of_a_cache_in_inference_mode():
+    model, x = make(), ids(1, 10)
+    with torch.inference_mode():
+        cache = model.new_cache(1)
+        pieces = torch.cat([model(piece, cache) for piece in x.split([4, 1, 5], 1)], 1)
+        torch.testing.assert_close(pieces, model(x))

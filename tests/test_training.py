@@ -1,0 +1,232 @@
+"The trainer under real faults, through the command line where a person would meet them."
+import json, os, random, shutil, signal, subprocess, sys, time
+
+import numpy as np
+import pytest
+import torch
+
+from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig
+from lm336.training import load_checkpoint, load_preset, pick_precision, read_metrics
+
+from .conftest import ROOT
+
+MODEL = dict(vocab_size=300, context_length=32, d_model=32, num_layers=2, num_heads=2)
+TRAINING = dict(max_steps=120, batch_size=8, learning_rate=5e-3, warmup_steps=5, save_interval=10, eval_interval=40, eval_windows=16)
+
+
+def lm336(command, *args, **kwargs):
+    "One of the commands, in a process of its own, as a person would type it."
+    code = "import sys; from lm336.cli import main; main(sys.argv[1], sys.argv[2:])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env=environment, **kwargs)
+
+
+def finish(process):
+    "Wait for a command; its exit status, output and errors."
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory):
+    "A run of a few seconds on a text of twelve hundred sums."
+    folder = tmp_path_factory.mktemp("preset")
+    (folder / "sums.txt").write_text("".join(f"{a} and {b} make {a + b}.\n" for a in range(40) for b in range(30)))
+    (folder / "tiny.json").write_text(json.dumps(dict(data=str(folder / "sums.txt"), model=MODEL, training=TRAINING)))
+    return folder / "tiny.json"
+
+
+@pytest.fixture(scope="session")
+def unbroken(preset, tmp_path_factory):
+    "The run folder of that preset, from beginning to end."
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    status, out, err = finish(lm336("pretrain", "--preset", preset, "--out", folder))
+    assert status == 0, err
+    return folder
+
+
+def measured(folder):
+    "The metrics without the one thing that may differ between two equal runs, the time."
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
+    process = lm336("pretrain", "--preset", preset, "--out", tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    while not list(checkpoints.glob("step_*.safetensors")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    status, out, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
+    assert status == 0, err
+    assert "resumed at step" in out
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert measured(tmp_path / "run") == measured(unbroken)
+
+
+def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
+    torch.manual_seed(0)
+    tokens = np.arange(4000) % 300 if tokens is None else tokens
+    return Trainer(Transformer(TransformerConfig(**model)), tokens, tokens, TrainingConfig(**(TRAINING | dict(precision=precision) | changes)), folder, device="cpu")
+
+
+def test_two_processes_equal_one(preset, tmp_path):
+    "torchrun with two processes on the same global batch: the same weights within 1e-5 after 50 steps, one writer."
+    run = json.loads(preset.read_text())
+    run["training"] |= dict(max_steps=50, precision="float32", gradient_accumulation_steps=2)
+    (tmp_path / "preset.json").write_text(json.dumps(run))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "lm336.training"]
+    for name, command in (("one", [sys.executable, "-m", "lm336.training"]), ("two", launch)):
+        done = subprocess.run([*command, "--preset", tmp_path / "preset.json", "--out", tmp_path / name], text=True, capture_output=True,
+                              env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, two = (Transformer.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
+    steps = [[line["step"] for line in read_metrics(tmp_path / name)] for name in ("one", "two")]
+    assert steps[0] == steps[1], "did both processes write?"
+
+
+def test_accumulation_equals_one_large_batch(tmp_path):
+    weights = []
+    for k in (1, 4):
+        trainer = small(tmp_path / str(k), gradient_accumulation_steps=k)
+        trainer.model.double()
+        for _ in range(5): trainer.train_step()
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert torch.allclose(*weights, rtol=0, atol=1e-9)
+
+
+def test_float16_overflow_is_skipped_counted_and_recovered_from(tmp_path):
+    trainer = small(tmp_path, precision="float16")
+    trainer.train_step()
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.scaler.update(2.0**40)                        # gradients overflow float16 for sure
+    trainer.train_step()
+    assert trainer.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters())), "a skipped update moved the weights"
+    for _ in range(60): trainer.train_step()
+    assert trainer.skipped < 40 and not all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    trainer = small(tmp_path)
+    trainer.save()
+    good = trainer.last_checkpoint().read_bytes()
+    def no_space(*args): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", no_space)
+    trainer.train_step()
+    with pytest.raises(OSError, match="No space left"): trainer.save()
+    assert trainer.last_checkpoint().read_bytes() == good
+    assert not list((tmp_path / "checkpoints").glob("*.tmp")) and not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_every_truncation_of_a_checkpoint_is_refused(tmp_path):
+    trainer = small(tmp_path)
+    trainer.train_step(); trainer.save()
+    whole = trainer.last_checkpoint().read_bytes()
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="not a whole lm336 checkpoint"): load_checkpoint(tmp_path / "cut", trainer.model, trainer.optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
+
+
+def test_tied_embeddings_train_and_resume(tmp_path):
+    tied = MODEL | dict(tie_embeddings=True)
+    trainer = small(tmp_path, model=tied, max_steps=20)
+    trainer.fit()
+    again = small(tmp_path, model=tied, max_steps=20)
+    assert again.resume() == 20
+    assert torch.equal(again.model.lm_head.weight, again.model.token_embeddings.weight)
+
+
+def test_the_reference_preset_is_the_reference():
+    data, model, training = load_preset("tinystories_t4")
+    assert data == "tinystories"
+    assert (model.vocab_size, model.context_length, model.d_model, model.num_layers, model.num_heads, model.d_ff, model.rope_theta) == (32_000, 256, 512, 4, 16, 1344, 10_000)
+    assert (training.max_steps, training.batch_size, training.warmup_steps) == (5_000, 32, 500)
+    assert (training.learning_rate, training.min_learning_rate, training.weight_decay, training.max_grad_norm) == (5e-4, 1e-4, 0.01, 1.0)
+
+
+@pytest.mark.parametrize("capability, expected", [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_precision_goes_by_compute_capability(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: True)     # what a T4 says
+    assert pick_precision(torch.device("cuda")) == expected
+
+
+BAD = [  # what is wrong, the command, what the sentence must say
+    ("missing file", ["train_tokenizer", "--input", "{tmp}/nowhere.txt", "--out", "{tmp}/t"], "nowhere.txt"),
+    ("empty file", ["train_tokenizer", "--input", "{tmp}/empty.txt", "--out", "{tmp}/t"], "empty"),
+    ("vocabulary too small", ["train_tokenizer", "--input", "{text}", "--vocab_size", "256", "--out", "{tmp}/t"], "257"),
+    ("context longer than the data", ["pretrain", "--preset", "{tmp}/long.json", "--out", "{tmp}/long"], "context of 100000"),
+    ("unknown preset", ["pretrain", "--preset", "demo", "--out", "{tmp}/x"], "demo_cpu"),
+    ("unknown field", ["pretrain", "--preset", "{tmp}/typo.json", "--out", "{tmp}/x"], "batchsize"),
+    ("not a run", ["generate", "{tmp}"], "is not a run folder"),
+    ("not a run to evaluate", ["evaluate", "{tmp}"], "is not a run folder"),
+    ("run already there", ["pretrain", "--preset", "{preset}", "--out", "{run}"], "--resume"),
+    ("nothing to resume", ["pretrain", "--resume", "--out", "{tmp}/none"], "is not a run folder"),
+    ("prompt too long", ["generate", "{run}", "--prompt", "1 and 2 make 3. " * 50], "context"),
+    ("temperature", ["generate", "{run}", "--temperature", "-1"], "temperature"),
+]
+
+
+@pytest.mark.parametrize("what, command, says", BAD, ids=[b[0] for b in BAD])
+def test_bad_input_gets_one_sentence(what, command, says, preset, unbroken, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    good = json.loads(preset.read_text())
+    (tmp_path / "long.json").write_text(json.dumps(good | {"model": MODEL | {"context_length": 100_000}}))
+    (tmp_path / "typo.json").write_text(json.dumps(good | {"training": {"batchsize": 3}}))
+    fill = dict(tmp=tmp_path, text=preset.parent / "sums.txt", preset=preset, run=unbroken)
+    status, out, err = finish(lm336(*[part.format(**fill) for part in command]))
+    message = err.strip().splitlines()[-1]
+    assert status == 1 and "Traceback" not in err and says in message, err
+
+
+def copy_of(run, tmp_path): return shutil.copytree(run, tmp_path / "copy")
+
+
+def test_a_token_id_out_of_range(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    tokens = np.load(run / "data" / "valid.npy")
+    tokens[17] = 5000
+    np.save(run / "data" / "valid.npy", tokens)
+    status, _, err = finish(lm336("evaluate", run))
+    assert status == 1 and "Traceback" not in err and "token id 5000 at position 17" in err, err
+    model = Transformer.from_pretrained(unbroken)
+    with pytest.raises(InputError, match="token id 300"): model.generate([1, 300])
+
+
+def test_truncated_weights_and_checkpoint(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    newest = max((run / "checkpoints").iterdir())
+    for path, command in ((run / "model.safetensors", ["evaluate", run]), (newest, ["pretrain", "--resume", "--out", run])):
+        path.write_bytes(path.read_bytes()[:-100])
+        status, _, err = finish(lm336(*command))
+        assert status == 1 and "Traceback" not in err and path.name in err, err
+
+
+def test_a_config_that_disagrees(unbroken, tmp_path):
+    run = copy_of(unbroken, tmp_path)
+    for name, part in (("run.json", "training"), ("config.json", None)):
+        values = json.loads((run / name).read_text())
+        (values[part] if part else values).update({"learning_rate": 1e-3} if part else {"d_model": 64})
+        (run / name).write_text(json.dumps(values))
+    status, _, err = finish(lm336("pretrain", "--resume", "--out", run))
+    assert status == 1 and "training.learning_rate is 0.001 now and 0.005" in err, err
+    status, _, err = finish(lm336("evaluate", run))
+    assert status == 1 and "Traceback" not in err and "shape" in err, err
+
+
+def test_nan_stops_and_keeps_the_last_checkpoint(preset, tmp_path):
+    wild = json.loads(preset.read_text())
+    wild["training"] |= dict(learning_rate=1e30, min_learning_rate=1e30, warmup_steps=100)
+    wild["training"]["save_interval"] = 1
+    (tmp_path / "wild.json").write_text(json.dumps(wild))
+    status, _, err = finish(lm336("pretrain", "--preset", tmp_path / "wild.json", "--out", tmp_path / "run"))
+    message = err.strip().splitlines()[-1]
+    assert status == 1 and "the loss became" in message and "learning rate" in message, err
