@@ -18,7 +18,7 @@ demo: $(VENV)/runtime           ## corpus -> tokenizer -> training -> evaluation
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/dev               ## every notebook, then every test
 	$(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --timeout 600 --durations 10 tests
 
 lab: $(VENV)/dev                ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

@@ -1,5 +1,5 @@
 "The trainer under real faults, through the command line where a person would meet them."
-import json, os, random, shutil, signal, subprocess, sys, time
+import json, os, random, shutil, subprocess, sys, tempfile, time
 
 import numpy as np
 import pytest
@@ -18,14 +18,18 @@ def lm336(command, *args, **kwargs):
     "One of the commands, in a process of its own, as a person would type it."
     code = "import sys; from lm336.cli import main; main(sys.argv[1], sys.argv[2:])"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=environment, **kwargs)
+    process = subprocess.Popen([sys.executable, "-c", code, command, *map(str, args)], env=environment, stdin=subprocess.DEVNULL,
+                               stdout=(out := tempfile.TemporaryFile("w+")), stderr=(err := tempfile.TemporaryFile("w+")), **kwargs)
+    process.files = out, err      # files, not pipes: nobody need read them for the command to go on
+    return process
 
 
 def finish(process):
     "Wait for a command; its exit status, output and errors."
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    try: process.wait(timeout=240)
+    finally: process.kill()
+    for file in process.files: file.seek(0)
+    return process.returncode, *(file.read() for file in process.files)
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +60,11 @@ def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
     process = lm336("pretrain", "--preset", preset, "--out", tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     while not list(checkpoints.glob("step_*.safetensors")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, finish(process)
         time.sleep(0.01)
     time.sleep(random.Random(seed).uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    finish(process)
     status, out, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
     assert status == 0, err
     assert "resumed at step" in out
