@@ -9,7 +9,7 @@ STEPS = "text", "tokens", "vectors", "attention", "logits", "text"
 
 figure = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
 figure.text(.07, .70, "lm336", size=84, weight="bold", color=ACCENT)
-figure.text(.07, .54, "A language model from nothing but tensor arithmetic", size=30, color=INK)
+figure.text(.07, .54, "A language model from nothing but tensor arithmetic", size=27, color=INK)
 for i, step in enumerate(STEPS):
     figure.text(.07 + i * .15, .30, step, size=21, color=INK, va="center",
                 bbox=dict(boxstyle="round,pad=.5", facecolor="none", edgecolor=ACCENT, linewidth=2))
