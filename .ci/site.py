@@ -50,6 +50,7 @@ def assets(to):
 
 def proc():
     proc_nbs(n_workers=2, force=True)
+    shutil.copy(ROOT/"_quarto.yml", PROC/"_quarto.yml")     # nbs/ holds a link to it, a line of text where git makes no links
     for path in PROC.glob("*.ipynb"): mend(path)
     assets(PROC)
 

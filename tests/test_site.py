@@ -124,7 +124,7 @@ class Strict(yaml.SafeLoader):
 
 
 def test_yaml_is_strict_and_the_sidebar_has_every_page(proc):
-    for path in proc.glob("*.yml"): yaml.load(path.read_text(), Strict)
+    for path in proc.glob("*.yml"): assert isinstance(yaml.load(path.read_text(), Strict), dict), path.name
     for path in proc.glob("*.ipynb"): yaml.load("".join(cells(path)[0]["source"]).strip().strip("-"), Strict)
     listed = set(re.findall(r"[\w-]+\.ipynb", (NBS/"sidebar.yml").read_text()))
     assert listed == {path.name for path in NBS.glob("*.ipynb")}
