@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['windows', 'token_losses', 'Evaluation', 'evaluate', 'below_floor', 'entropy_floor', 'read_run', 'write_samples',
-           'environment', 'evaluate_run', 'write_report']
+           'environment', 'accounting', 'evaluate_run', 'write_report']
 
 # %% ../nbs/14_evaluation.ipynb #2653f237
-import json, math, platform, re, time
+import json, math, platform, re, shlex, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .generation import generate_stream
 from .loss import bits_per_byte, perplexity, token_nats
 from .tokenizer import Tokenizer
 from .training import pick_device
-from .transformer import Transformer, TransformerConfig, flops_per_token, parameter_count
+from .transformer import Transformer, TransformerConfig, parameter_count
 
 # %% ../nbs/14_evaluation.ipynb #6e22061c
 def windows(
@@ -170,6 +170,23 @@ def environment() -> dict[str, str]:
                 cpu=f"{cpu}, {torch.get_num_threads()} threads", gpu=gpu)
 
 # %% ../nbs/14_evaluation.ipynb #0fbb09f9
+def accounting(
+    folder,   # the run folder
+) -> str:     # a Markdown table, "" where the run wrote no accounting.json
+    "Operations, time and memory: predicted and measured."
+    path = Path(folder) / "accounting.json"
+    if not path.is_file(): return ""
+    r = json.loads(path.read_text(encoding="utf-8"))
+    memory = f"{r['predicted_peak_bytes'] / 1e6:,.0f} MB" if "predicted_peak_bytes" in r else ""
+    speed, rate, compiled = r["product_speed"], r["flops"] / r["seconds"], ", compiled" if r["compiled"] else ""
+    rows = [("tokens", f"{r['tokens']:,}", ""), ("operations in matrix products", f"{r['flops']:.2e}", ""),
+            ("operations per second", f"{speed:.2e} (one large product)", f"{rate:.2e}, {rate / speed:.0%} of it"),
+            ("time", f"{r['flops'] / speed:,.0f} s at that speed", f"{r['seconds']:,.0f} s"),
+            ("peak memory of the process", memory, f"{r['peak_bytes'] / 1e6:,.0f} MB")]
+    head = f"Trained on a {r['device'].upper()} in {r['precision']}{compiled}.\n\n| | predicted | measured |\n|---|---|---|\n"
+    return head + "\n".join(f"| {name} | {predicted} | {measured} |" for name, predicted, measured in rows)
+
+# %% ../nbs/14_evaluation.ipynb #b2280af2
 def evaluate_run(
     folder,                           # the run folder
     prompts=("", "", "", ""),         # of the sample sheet
@@ -180,30 +197,25 @@ def evaluate_run(
     device = torch.device(device) if device else pick_device()
     model, tokenizer = Transformer.from_pretrained(folder, device=device), Tokenizer.from_pretrained(folder)
     tokens = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
-    start = time.perf_counter()
     score = evaluate(model, tokens, tokenizer, entropy_floor(run["data"], folder / "data" / "valid.txt"))
-    seconds = time.perf_counter() - start
     texts = write_samples(model, tokenizer, folder / "samples.md", prompts)
-    write_report(folder, run, score, model.config, texts, seconds)
+    write_report(folder, run, score, model.config, texts)
     return score, texts
 
-# %% ../nbs/14_evaluation.ipynb #b2280af2
+# %% ../nbs/14_evaluation.ipynb #f593badf
 def write_report(
     folder,                          # the run folder
     run: dict,                       # run.json
     score: Evaluation,               # of the whole validation file
     config: TransformerConfig,       # the model's
     texts: list[str],                # samples
-    seconds: float,                  # that the evaluation took
 ):
     "The report card: the score, the curve, samples, the accounting, and the environment, in report.md."
-    training = run["training"]
-    seen = training["max_steps"] * training["batch_size"] * config.context_length
-    rows = {"parameters": f"{parameter_count(config):,}", "tokens seen": f"{seen:,}",
-            "floating-point operations": f"{flops_per_token(config) * seen:.2e}", "evaluated in": f"{seconds:.1f} s"}
+    rows = {"parameters": f"{parameter_count(config):,}", "date": time.strftime("%Y-%m-%d"),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}
     table = "\n".join(f"| {name} | {value} |" for name, value in (rows | environment()).items())
     parts = [f"# {Path(folder).name}", f"Trained on {run['data']}. On the whole validation file: {score}."]
     if alarm := below_floor(score): parts.append(f"**{alarm}**")
-    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2]), "## Accounting",
-              f"| what | value |\n|---|---|\n{table}", "## Configuration", f"```json\n{json.dumps(run, indent=1)}\n```\n"]
+    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2]), "## Accounting", accounting(folder),
+              "## Environment", f"| what | value |\n|---|---|\n{table}", "## Configuration", f"```json\n{json.dumps(run, indent=1)}\n```\n"]
     with atomic_path(Path(folder) / "report.md") as path: path.write_text("\n\n".join(parts), encoding="utf-8")

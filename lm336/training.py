@@ -6,7 +6,7 @@
 __all__ = ['PRECISIONS', 'COMPILE', 'PRESETS', 'cpu_has_bfloat16', 'pick_precision', 'TrainingConfig', 'load_preset',
            'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'Objective', 'process_group', 'pick_device',
            'compiles_well', 'Trainer', 'read_metrics', 'resident_memory', 'peak_memory', 'process_memory',
-           'plot_metrics', 'png']
+           'plot_metrics', 'png', 'matmul_speed']
 
 # %% ../nbs/12_training.ipynb #14440443
 import io, json, math, os, re, shutil, sys, time, warnings
@@ -500,6 +500,23 @@ def show(self: Trainer,
     else: self.shown = display(picture, display_id=True)
 
 # %% ../nbs/12_training.ipynb #6fbac226
+def matmul_speed(
+    device: torch.device,   # where
+    precision: str,         # "float32", "bfloat16" or "float16"
+    repeat: int = 5,        # products; the fastest counts
+) -> float:                 # floating-point operations per second
+    "How fast this machine multiplies two large square matrices."
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(size, size, device=device, dtype=getattr(torch, precision))
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    def once():
+        start = time.perf_counter()
+        a @ a
+        wait()
+        return time.perf_counter() - start
+    return 2 * size**3 / min(once() for _ in range(repeat + 1))
+
+# %% ../nbs/12_training.ipynb #c3f8e849
 @patch
 def account(self: Trainer,
     program: int,      # bytes that the process held before the first step
@@ -510,7 +527,8 @@ def account(self: Trainer,
     c, model = self.config, self.model.config
     tokens = steps * c.batch_size * self.context_length
     record = dict(device=self.device.type, precision=self.precision, compiled=self.compiled, tokens=tokens,
-                  flops=flops_per_token(model) * tokens, seconds=round(seconds, 2), peak_bytes=peak_memory())
+                  flops=flops_per_token(model) * tokens, seconds=round(seconds, 2), peak_bytes=peak_memory(),
+                  product_speed=round(matmul_speed(self.device, self.precision)))
     if self.device.type == "cpu":
         windows = c.batch_size // (c.gradient_accumulation_steps * self.num_processes)
         parts = process_memory(model, windows, self.precision != "float32", program)
