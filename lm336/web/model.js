@@ -1,7 +1,6 @@
-// lm336/transformer.py in the page: one token at a time, with a cache of keys and values.
-// Sums are taken in float64 and stored in float32.
+// lm336/transformer.py in the page: numbers in float32, sums in float64.
 
-// The bytes of a file, with a word about each part that arrives; or one sentence that says what went wrong.
+// The bytes of a file; or one sentence that says what went wrong.
 export async function download(folder, name, signal, onPart = () => {}) {
   const parts = [];
   let size = 0, reason = "the connection failed";
@@ -22,16 +21,16 @@ export async function downloadJSON(...from) {
   catch { throw new Error(`${from[1]} is damaged: it is not JSON.`); }
 }
 
-// float16 to float32: sign, exponent and fraction to their places, and 2^112 for the exponent's other bias.
+// float16 to float32: the bits to their places, and 2^112 for the exponent's other bias.
 function widen(halves) {
   const bits = Uint32Array.from(halves, half => (half & 0x8000) << 16 | (half & 0x7fff) << 13);
   return new Float32Array(bits.buffer).map(x => x * 2 ** 112);
 }
 
-// A safetensors file: the header's length in 8 bytes, the header in JSON, the numbers.
+// A safetensors file: the header's length, the header in JSON, the numbers.
 function readTensors(buffer) {
   try {
-    const begin = 8 + Number(new DataView(buffer).getBigUint64(0, true)), tensors = {};
+    const begin = 8 + new DataView(buffer).getUint32(0, true), tensors = {};
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, begin - 8)));
     delete header.__metadata__;
     for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
@@ -42,28 +41,42 @@ function readTensors(buffer) {
   } catch { throw new Error("model.safetensors is truncated, or is no file of float16 weights."); }
 }
 
-// out = W x, or out += W x: W (rows, columns) row after row, eight products at a time.
-function multiply(weight, x, out, add = false) {
-  const columns = x.length, even = columns & ~7;
-  for (let row = 0, w = 0; row < out.length; row++) {
-    let a = 0, b = 0, c = 0, d = 0, j = 0;
-    for (; j < even; j += 8, w += 8) {
-      a += weight[w] * x[j] + weight[w + 4] * x[j + 4];
-      b += weight[w + 1] * x[j + 1] + weight[w + 5] * x[j + 5];
-      c += weight[w + 2] * x[j + 2] + weight[w + 6] * x[j + 6];
-      d += weight[w + 3] * x[j + 3] + weight[w + 7] * x[j + 7];
+// out = W x, or out += W x. The rows of W begin `stride` numbers apart; four go at once.
+function multiply(weight, x, out, add = false, stride = x.length) {
+  const columns = x.length, rows = out.length;
+  for (let row = 0; row < rows; row += 4) {
+    const last = (rows - 1) * stride;   // a row too many reads this one again
+    let i = row * stride, j = Math.min(i + stride, last), k = Math.min(j + stride, last), l = Math.min(k + stride, last);
+    let a = 0, b = 0, c = 0, d = 0, n = 1;
+    for (; n < columns; n += 2, i += 2, j += 2, k += 2, l += 2) {
+      const y = x[n - 1], z = x[n];
+      a += weight[i] * y + weight[i + 1] * z;
+      b += weight[j] * y + weight[j + 1] * z;
+      c += weight[k] * y + weight[k + 1] * z;
+      d += weight[l] * y + weight[l + 1] * z;
     }
-    for (; j < columns; j++, w++) a += weight[w] * x[j];
-    out[row] = a + b + c + d + (add ? out[row] : 0);
+    if (n === columns) {
+      const y = x[n - 1];
+      a += weight[i] * y; b += weight[j] * y; c += weight[k] * y; d += weight[l] * y;
+    }
+    if (!add) out[row] = out[row + 1] = out[row + 2] = out[row + 3] = 0;
+    out[row] += a; out[row + 1] += b; out[row + 2] += c; out[row + 3] += d;   // past the end: lost
   }
 }
 
-// RMSNorm: x / sqrt(mean(x^2) + eps) * weight
+// out = x / sqrt(mean(x^2) + eps) * weight
 function normalise(x, weight, eps, out) {
-  let squares = 0;
-  for (let i = 0; i < x.length; i++) squares += x[i] * x[i];
-  const scale = 1 / Math.sqrt(squares / x.length + eps);
+  const scale = 1 / Math.sqrt(x.reduce((sum, y) => sum + y * y, 0) / x.length + eps);
   for (let i = 0; i < x.length; i++) out[i] = x[i] * scale * weight[i];
+}
+
+// x becomes exp(scale x) / sum of exp(scale x); x is given back
+export function softmax(x, scale) {
+  let top = x[0], sum = 0;
+  for (let i = 1; i < x.length; i++) top = Math.max(top, x[i]);
+  for (let i = 0; i < x.length; i++) sum += x[i] = Math.exp((x[i] - top) * scale);
+  for (let i = 0; i < x.length; i++) x[i] /= sum;
+  return x;
 }
 
 export class Model {
@@ -82,53 +95,51 @@ export class Model {
       const layer = { keys: new Float32Array(context * d), values: new Float32Array(context * d) };
       for (const name of ["ln1", "ln2"]) layer[name] = take(`layers.${i}.${name}`, d);
       for (const name of ["q", "k", "v", "output"]) layer[name] = take(`layers.${i}.attn.${name}_proj`, d * d);
-      for (const name of ["w1", "w2", "w3"]) layer[name] = take(`layers.${i}.ffn.${name}`, f * d);
+      for (const name of ["w1", "w2", "w3"]) layer[name] = take(`layers.${i}.ffn.${name}`, d * f);
       return layer;
     });
-    const half = this.half = d / heads / 2;          // pairs in a head; pair i turns by m theta^(-i/half)
-    const angle = (_, j) => Math.floor(j / half) * config.rope_theta ** (-(j % half) / half);
-    const angles = Float64Array.from({ length: context * half }, angle);
+    const half = this.half = d / heads / 2;   // pairs in a head
+    const angles = Array.from({ length: context * half },   // pair i at position m: m theta^(-i/half)
+      (_, j) => Math.floor(j / half) * config.rope_theta ** (-(j % half) / half));
     this.cos = Float32Array.from(angles, Math.cos);
     this.sin = Float32Array.from(angles, Math.sin);
-    for (const name of ["x", "h", "q", "mix"]) this[name] = new Float32Array(d);
-    for (const name of ["gate", "up"]) this[name] = new Float32Array(f);
-    this.scores = new Float32Array(context);
+    const space = { x: d, h: d, q: d, k: d, v: d, mix: d, gate: f, up: f, scores: context };
+    for (const name in space) this[name] = new Float32Array(space[name]);
     this.reset();
   }
 
-  // Read config.json and model.safetensors from a folder. onProgress(bytes so far, bytes in all)
+  // From a folder; onProgress(bytes so far, bytes in all).
   static async load(url, onProgress = () => {}, signal) {
     const config = await downloadJSON(url, "config.json", signal);
     const { vocab_size: v, d_model: d, num_layers: n, d_ff: f, tie_embeddings: tied } = config;
-    const total = 2 * ((tied ? 1 : 2) * v * d + n * (4 * d * d + 3 * d * f + 2 * d) + d);
+    const total = 2 * d * ((tied ? 1 : 2) * v + n * (4 * d + 3 * f + 2) + 1);
     const progress = size => onProgress(Math.min(size, total), total);
     progress(0);
     return new Model(config, readTensors(await download(url, "model.safetensors", signal, progress)));
   }
 
-  // Forget the text, or all but its first tokens.
-  reset(length = 0) { this.ids = length ? this.ids.slice(0, length) : []; }
+  // Forget the text.
+  reset() { this.ids = []; }
 
-  // How many of these ids have been read already, from the first; the last never counts.
-  known(ids) {
+  // Forget what these ids do not begin with, and the last of them.
+  rewind(ids) {
     let n = 0;
-    while (n < this.ids.length && n < ids.length - 1 && this.ids[n] === ids[n]) n++;
-    return n;
+    while (n < ids.length - 1 && ids[n] === this.ids[n]) n++;
+    this.ids.length = n;
   }
 
   // Read one more token: logits (vocab_size) for the next one; with head = false only remember it.
-  // Where the text outgrows the context, its last half is read anew, as in lm336/generation.py.
+  // Where the text outgrows the context, its last half is read anew, as Python does.
   step(id, head = true) {
     const { context_length: context, norm_eps: eps, vocab_size: vocab } = this.config;
-    if (!Number.isInteger(id) || id < 0 || id >= vocab)
-      throw new Error(`Token id ${id} is outside the vocabulary: ids are 0 to ${vocab - 1}.`);
+    if (!(id >= 0 && id < vocab)) throw new Error(`Token id ${id} is not in the vocabulary of ${vocab}.`);
     if (this.ids.length === context) {
       const recent = [...this.ids, id].slice(-Math.max(1, context >> 1), -1);
       this.reset();
       for (const old of recent) this.step(old, false);
     }
-    const { x, h, gate, up } = this, d = x.length, position = this.ids.push(id) - 1;
-    x.set(this.table.subarray(id * d, id * d + d));
+    const { x, h, gate, up } = this, position = this.ids.push(id) - 1;
+    x.set(this.table.subarray(id * x.length, (id + 1) * x.length));
     for (const layer of this.layers) {
       normalise(x, layer.ln1, eps, h);
       this.attend(layer, position);
@@ -146,33 +157,27 @@ export class Model {
     return logits;
   }
 
-  // h -> mix: what each head gathers from this position and the earlier ones.
-  attend({ q: wq, k: wk, v: wv, keys, values }, position) {
-    const { h, q, mix, scores, half } = this, d = h.length, width = 2 * half, end = (position + 1) * d;
-    const k = keys.subarray(end - d, end);
-    multiply(wq, h, q);
-    multiply(wk, h, k);
-    multiply(wv, h, values.subarray(end - d, end));
+  // h -> mix: what each head gathers. Keys are kept as (head, position, feature), values as (head, feature,
+  // position), so that both sums are products with a matrix.
+  attend(layer, position) {
+    const { h, q, k, v, mix, half } = this, { keys, values } = layer, context = this.config.context_length;
+    const scores = this.scores.subarray(0, position + 1), width = 2 * half;
+    multiply(layer.q, h, q);
+    multiply(layer.k, h, k);
+    multiply(layer.v, h, v);
     this.rotate(q, position);
     this.rotate(k, position);
-    mix.fill(0);
-    for (let first = 0; first < d; first += width) {
-      let top = -Infinity, sum = 0;
-      for (let m = 0, from = first; from < end; m++, from += d) {
-        let dot = 0;
-        for (let i = 0; i < width; i++) dot += q[first + i] * keys[from + i];
-        scores[m] = dot / Math.sqrt(width);
-        if (scores[m] > top) top = scores[m];
-      }
-      for (let m = 0; m <= position; m++) sum += scores[m] = Math.exp(scores[m] - top);
-      for (let m = 0, from = first; from < end; m++, from += d) {
-        const share = scores[m] / sum;
-        for (let i = 0; i < width; i++) mix[first + i] += share * values[from + i];
-      }
+    for (let i = 0; i < v.length; i++) values[i * context + position] = v[i];
+    for (let from = 0; from < q.length; from += width) {
+      const head = x => x.subarray(from, from + width), begin = from * context, end = begin + width * context;
+      keys.set(head(k), begin + position * width);
+      multiply(keys.subarray(begin, end), head(q), scores);
+      softmax(scores, 1 / Math.sqrt(width));
+      multiply(values.subarray(begin, end), scores, head(mix), false, context);
     }
   }
 
-  // Turn the pairs (2i, 2i + 1) of every head by the angles of a position.
+  // Turn the pairs (2i, 2i + 1) by the angles of a position.
   rotate(x, position) {
     for (let p = 0; 2 * p < x.length; p++) {
       const angle = position * this.half + p % this.half, cos = this.cos[angle], sin = this.sin[angle];

@@ -1,68 +1,52 @@
-// lm336/tokenizer.py in the page: byte-level byte-pair encoding from a tokenizer.json.
+// lm336/tokenizer.py in the page. A token is kept as a string of its bytes, U+0000 to U+00FF.
 
 // GPT-2's pattern. \s has U+FEFF and lacks U+0085 here; \p{White_Space} is what \s is in Python.
-const space = String.raw`\p{White_Space}`;
-const PRETOKEN = new RegExp(String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^${space}\p{L}\p{N}]+|`
-  + String.raw`${space}+(?!\P{White_Space})|${space}+`, "gu");
+const PRETOKEN = new RegExp(String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+  .replaceAll("\\s", "\\p{White_Space}").replace("\\S", "\\P{White_Space}"), "gu");
 
-const utf8 = text => new TextEncoder().encode(text);
-const key = bytes => String.fromCharCode(...bytes);         // bytes as a string, to look them up
+const bytesOf = text => Array.from(new TextEncoder().encode(text), b => String.fromCharCode(b));
+const pairKey = (a, b) => a + "\u0100" + b;
 
 // GPT-2 writes every byte as a printable character: itself if it is one, else from U+0100 on.
-function byteCharacters() {
-  const bytes = new Map();
-  for (let b = 0, next = 256; b < 256; b++) {
-    const printable = b > 32 && b < 127 || b > 160 && b !== 173;
-    bytes.set(String.fromCharCode(printable ? b : next++), b);
-  }
-  return bytes;
+const bytes = {};
+for (let b = 0, next = 256; b < 256; b++) {
+  const printable = b > 32 && b < 127 || b > 160 && b !== 173;
+  bytes[String.fromCharCode(printable ? b : next++)] = String.fromCharCode(b);
 }
 
 export class Tokenizer {
-  // vocab: Uint8Array by id; merges: pairs of keys in the order learned; specials: strings
-  constructor(vocab, merges, specials) {
-    const ids = new Map(vocab.map((bytes, id) => [key(bytes), id]).reverse());   // of two, the lower
-    this.vocab = vocab;
-    this.byteIds = Array.from({ length: 256 }, (_, b) => ids.get(key([b])));
-    this.specialIds = new Map(specials.map(token => [token, ids.get(key(utf8(token)))]));
-    this.endOfText = this.specialIds.get("<|endoftext|>");
-    this.merges = new Map();                                // pair of ids -> [rank, id of both together]
-    for (const [rank, [a, b]] of merges.entries()) {
-      const pair = this.pair(ids.get(a), ids.get(b));
-      if (!this.merges.has(pair)) this.merges.set(pair, [rank, ids.get(a + b)]);
-    }
-    const longestFirst = [...specials].sort((a, b) => b.length - a.length);
-    const escaped = longestFirst.map(token => token.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
-    this.special = new RegExp(`(${escaped.join("|") || "(?!)"})`, "u");
-    this.cache = new Map();
-  }
-
   // From a parsed tokenizer.json.
   static fromJSON({ added_tokens: added, model }) {
     if (model?.type !== "BPE") throw new Error("tokenizer.json holds no byte-level BPE tokenizer.");
-    const bytes = byteCharacters(), raw = token => Uint8Array.from(token, c => bytes.get(c)), vocab = [];
-    for (const [token, id] of Object.entries(model.vocab)) vocab[id] = raw(token);
-    for (const { content, id } of added) vocab[id] = utf8(content);
-    const merges = model.merges.map(pair => (pair.split?.(" ") ?? pair).map(token => key(raw(token))));
+    const token = text => Array.from(text, c => bytes[c]).join(""), vocab = [];
+    for (const [text, id] of Object.entries(model.vocab)) vocab[id] = token(text);
+    for (const { content, id } of added) vocab[id] = bytesOf(content).join("");
+    const merges = model.merges.map(pair => (pair.split?.(" ") ?? pair).map(token));
     return new Tokenizer(vocab, merges, added.map(token => token.content));
   }
 
-  pair(a, b) { return a * this.vocab.length + b; }
+  // vocab: tokens by id; merges: pairs of tokens in the order learned; specials: texts
+  constructor(vocab, merges, specials) {
+    this.vocab = vocab;
+    this.ids = new Map(vocab.map((token, id) => [token, id]).reverse());   // of two, the lower
+    this.ranks = new Map(merges.map(([a, b], rank) => [pairKey(a, b), rank]).reverse());
+    this.endOfText = specials.includes("<|endoftext|>") ? this.ids.get("<|endoftext|>") : undefined;
+    const escaped = specials.map(text => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
+    this.special = new RegExp(`(${escaped.sort((a, b) => b.length - a.length).join("|") || "(?!)"})`, "u");
+    this.cache = new Map();
+  }
 
   // The ids of one pre-token: the pair learned earliest becomes one, until none is left.
   merge(piece) {
-    let ids = Array.from(utf8(piece), b => this.byteIds[b]);
+    let tokens = bytesOf(piece);
     for (;;) {
-      let first, best = Infinity, joined;
-      for (let i = 1; i < ids.length; i++) {
-        const pair = this.pair(ids[i - 1], ids[i]), found = this.merges.get(pair);
-        if (found && found[0] < best) [best, joined, first] = [...found, pair];
-      }
-      if (first === undefined) return ids;
-      const next = [];
-      for (let i = 0; i < ids.length; i++)
-        next.push(i + 1 < ids.length && this.pair(ids[i], ids[i + 1]) === first ? (i++, joined) : ids[i]);
-      ids = next;
+      const ranks = tokens.map((b, i) => i ? this.ranks.get(pairKey(tokens[i - 1], b)) ?? Infinity : Infinity);
+      const first = ranks.reduce((a, b) => Math.min(a, b));
+      if (first === Infinity) return tokens.map(token => this.ids.get(token));
+      const merged = [];
+      for (let i = 0; i < tokens.length; i++)
+        merged.push(ranks[i + 1] === first ? tokens[i] + tokens[++i] : tokens[i]);
+      tokens = merged;
     }
   }
 
@@ -70,7 +54,7 @@ export class Tokenizer {
   encode(text) {
     if (/\p{Surrogate}/u.test(text)) throw new Error("The text has half a character in it, a lone surrogate.");
     return text.split(this.special).flatMap((part, i) => {
-      if (i % 2) return this.specialIds.get(part);
+      if (i % 2) return this.ids.get(bytesOf(part).join(""));
       return (part.match(PRETOKEN) ?? []).flatMap(piece => {
         if (!this.cache.has(piece)) this.cache.set(piece, this.merge(piece));
         return this.cache.get(piece);
@@ -80,11 +64,11 @@ export class Tokenizer {
 
   // The bytes of an id.
   bytes(id) {
-    if (this.vocab[id]) return this.vocab[id];
-    throw new Error(`Token id ${id} is not in the vocabulary: ids are 0 to ${this.vocab.length - 1}.`);
+    if (this.vocab[id]) return Uint8Array.from(this.vocab[id], c => c.charCodeAt());
+    throw new Error(`Token id ${id} is not in the vocabulary of ${this.vocab.length}.`);
   }
 
-  // A function from id to text, for ids as they come: a character that is not complete waits.
+  // A function from id to text: a character that is not complete waits.
   decoder() {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     return id => id === undefined ? decoder.decode() : decoder.decode(this.bytes(id), { stream: true });

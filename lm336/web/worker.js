@@ -6,14 +6,14 @@ import { Tokenizer } from "./tokenizer.js";
 
 let model, tokenizer, download, job = 0;
 
-// Let waiting messages in. A timer would take 4 ms, a message to oneself takes microseconds.
+// Let waiting messages in, in microseconds; a timer would take 4 ms.
 const channel = new MessageChannel(), waiting = [];
 channel.port1.onmessage = () => waiting.shift()();
 const breathe = () => new Promise(resolve => { waiting.push(resolve); channel.port2.postMessage(0); });
 
 async function load({ url }, say) {
   download = new AbortController();
-  const { signal } = download, folder = new URL(url, self.location.href).href;
+  const { signal } = download, folder = new URL(url, self.location).href;
   tokenizer = null;
   const words = Tokenizer.fromJSON(await downloadJSON(folder, "tokenizer.json", signal));
   model = await Model.load(folder, (loaded, total) => say({ type: "progress", loaded, total }), signal);
@@ -21,13 +21,13 @@ async function load({ url }, say) {
   say({ type: "ready", config: model.config, vocabSize: model.config.vocab_size });
 }
 
-// Logits after a prompt; null if something else has begun. What the model has read before is not read again.
+// Logits after a prompt, reading only what is new to the model; null if something else has begun.
 async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine) {
-  if (!ids.length) ids = [tokenizer.endOfText ?? 0];                     // a new document
+  if (!ids.length) ids = [tokenizer.endOfText ?? 0];   // a new document
   const context = model.config.context_length;
   if (ids.length > context)
     throw new Error(`The prompt has ${ids.length} tokens; this model reads at most ${context}.`);
-  model.reset(model.known(ids));
+  model.rewind(ids);
   while (model.ids.length < ids.length - 1) {
     model.step(ids[model.ids.length], false);
     await breathe();
@@ -69,7 +69,7 @@ self.onmessage = async ({ data }) => {
   const ready = tokenizer || work === load || data.type === "cancel";
   const mine = ready ? ++job : job;
   try {
-    if (!work) throw new Error(`The worker knows no message of type ${data.type}.`);
+    if (!work) throw new Error(`There is no message of type ${data.type}.`);
     if (!ready) throw new Error("The model is not loaded yet.");
     download?.abort();
     await work(data, say, mine);
