@@ -1,4 +1,4 @@
-// lm336/transformer.py in the page: numbers in float32, sums in float64.
+// lm336/transformer.py in the page: float32, sums in float64.
 
 // The bytes of a file; or one sentence that says what went wrong.
 export async function download(folder, name, signal, onPart = () => {}) {
@@ -118,10 +118,9 @@ export class Model {
     return new Model(config, readTensors(await download(url, "model.safetensors", signal, progress)));
   }
 
-  // Forget the text.
   reset() { this.ids = []; }
 
-  // Forget what these ids do not begin with, and the last of them.
+  // Forget what these ids do not begin with, and their last.
   rewind(ids) {
     let n = 0;
     while (n < ids.length - 1 && ids[n] === this.ids[n]) n++;

@@ -29,9 +29,9 @@ function shortlist(logits, { temperature = 1, topK, topP } = {}) {
   check(topP, topP > 0 && topP <= 1, "Top-p must be above 0 and at most 1");
   let ids = null;
   if (temperature === 0) topK = temperature = 1;
-  if (topK < logits.length) logits = pick(logits, ids = largest(logits, topK));
+  if (topK && topK < logits.length) logits = pick(logits, ids = largest(logits, topK));
   let probabilities = softmax(logits.slice(), 1 / temperature);
-  if (topP < 1) {
+  if (topP && topP < 1) {
     if (!ids) probabilities = pick(probabilities, ids = largest(probabilities));
     let likelier = 0, kept = 0;   // the probability of all likelier tokens
     while (kept < ids.length && Math.fround(likelier) < topP) likelier += probabilities[kept++];
