@@ -104,6 +104,15 @@ def to_hf(
     with atomic_path(folder / "model.safetensors") as path: save_file(weights, path, metadata={"format": "pt"})
 
 # %% ../nbs/16_interop.ipynb #83e2877f
+def _read_object(path):
+    "What a JSON file holds. `InputError` if there is no such file or it is something else."
+    if not path.is_file(): raise InputError(f"{path.parent} is not a model's folder: it has no {path.name}")
+    try: values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error: raise InputError(f"{path} is not JSON ({error})") from None
+    if not isinstance(values, dict): raise InputError(f"{path} is no JSON object")
+    return values
+
+
 def _our_config(values, path):
     "TransformerConfig from the words of a LlamaConfig. `InputError` for what our model does not do."
     if values.get("model_type") != "llama": raise InputError(f"{path} describes a {values.get('model_type')!r} model, not a llama")
@@ -130,8 +139,7 @@ def _our_config(values, path):
 # %% ../nbs/16_interop.ipynb #92fdcfd8
 def _check_tokenizer(path):
     "`InputError` for a byte-level BPE tokenizer.json that asks for something that ours does not do."
-    if not path.is_file(): raise InputError(f"{path.parent} has no tokenizer.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = _read_object(path)
     cut, model, last = data.get("pre_tokenizer") or {}, data.get("model") or {}, data.get("post_processor") or {}
     for name, odd in (("add_prefix_space", cut.get("add_prefix_space")), ("use_regex", not cut.get("use_regex", True)),
                       ("ignore_merges", model.get("ignore_merges")), ("dropout", model.get("dropout")),
@@ -143,7 +151,7 @@ def _check_tokenizer(path):
 def _read_weights(folder):
     "All tensors of a folder, from one file or from several."
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    names = sorted(set(_read_object(index).get("weight_map", {}).values())) if index.is_file() else ["model.safetensors"]
     for name in names:
         if not (folder / name).is_file(): raise InputError(f"{folder} has no {name}; pickled weights are not read")
     return {name: weight for file in names for name, weight in load_weights(folder / file).items()}
@@ -155,8 +163,7 @@ def from_hf(
     """Read a Hugging Face Llama. `InputError` for a model or tokenizer that ours cannot equal: grouped-query attention, rope scaling,
     biases, another activation, another way to cut text."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file(): raise InputError(f"{folder} is not a model's folder: it has no config.json")
-    config = _our_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder / "config.json")
+    config = _our_config(_read_object(folder / "config.json"), folder / "config.json")
     _check_tokenizer(folder / "tokenizer.json")
     found, weights = _read_weights(folder), {}
     for name, shape in parameter_shapes(config).items():
