@@ -223,6 +223,100 @@ def test_settings_out_of_range(node):
         with pytest.raises(Refused, match=words): node("distribution", dict(logits=[1.0, 2.0], **how))
 
 
+# ---- the worker
+
+@pytest.fixture(scope="module")
+def run(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer.save_pretrained(folder)
+    return save(sharp_model(TransformerConfig(1000, 64, 32, 2, 2, tie_embeddings=True)), folder), folder
+
+
+def ask(node, *send, until="done", **more): return node("worker", dict(send=send, until=until, **more))
+
+
+def loaded(node, folder): return ask(node, dict(type="load", url=f"file://{folder}", tag=9), until="ready")
+
+
+def test_worker_loads_and_answers_with_the_tag(node, run):
+    model, folder = run
+    *progress, ready = loaded(node, folder)
+    assert {answer["type"] for answer in progress} == {"progress"} and progress[-1]["loaded"] == progress[-1]["total"]
+    assert ready == dict(type="ready", config=model.config.__dict__, vocabSize=1000, tag=9)
+
+
+def test_worker_fails_in_one_sentence_and_tries_again(node, run, tmp_path):
+    _, folder = run
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    assert ask(node, dict(type="load", url=f"file://{tmp_path}"), until="error") == [
+        dict(type="error", message="config.json could not be downloaded: the server answered 404.")]
+    assert ask(node, dict(type="generate", tag=1), until="error") == [dict(type="error", message="The model is not loaded yet.", tag=1)]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    loaded(node, tmp_path)
+
+
+def test_worker_distribution(node, run, tokenizer):
+    model, folder = run
+    loaded(node, folder)
+    for prompt in ("Once upon", "Once upon a time", ""):
+        ids = tokenizer.encode(prompt) or [tokenizer.end_of_text_id]
+        with torch.inference_mode(): expected, order = next_token_probs(model(torch.tensor([ids]))[0, -1], 0.7, 20).topk(5)
+        [answer] = ask(node, dict(type="distribution", prompt=prompt, temperature=0.7, topK=20, count=5), until="bars")
+        assert [bar["id"] for bar in answer["bars"]] == order.tolist()
+        assert [bar["probability"] for bar in answer["bars"]] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert [bar["text"] for bar in answer["bars"]] == [tokenizer.decode([i]) for i in order.tolist()]
+    many = [dict(type="distribution", prompt="a" * n, tag=n) for n in (30, 20, 10)]
+    assert [answer["tag"] for answer in ask(node, *many, until="bars")] == [10], "an older question was answered"
+
+
+def test_worker_generates_what_python_does(node, run, tokenizer):
+    model, folder = run
+    loaded(node, folder)
+    prompt, how = tokenizer.encode("Once upon a time"), dict(temperature=0.8, top_k=8)
+    request = dict(type="generate", prompt="Once upon a time", maxNewTokens=90, temperature=0.8, topK=8, seed=3)
+    *tokens, done = ask(node, request)
+    ids, stop = [answer["id"] for answer in tokens], tokenizer.end_of_text_id
+    expected = model.generate(prompt, 90, seed=3, stop_token=stop, **how)[len(prompt):]
+    assert ids == [i for i in expected if i != stop]
+    assert "".join(answer["text"] for answer in tokens) == done["text"] == tokenizer.decode(ids)
+    assert (done["tokens"], done["ended"], done["cancelled"]) == (len(ids), stop in expected, False) and done["tokensPerSecond"] > 0
+    with torch.inference_mode(): logits = model(torch.tensor([prompt]))[0, -1]
+    assert tokens[0]["surprise"] == pytest.approx(-logits.log_softmax(-1)[ids[0]].item() / math.log(2), abs=1e-3)
+    assert len(tokens[0]["bars"]) == 8 and sum(bar["probability"] for bar in tokens[0]["bars"]) == pytest.approx(1)
+    assert ask(node, dict(type="generate", ids=prompt, maxNewTokens=0))[0]["tokens"] == 0
+
+
+def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
+    _, folder = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    model = Transformer(ODD)                      # the tokenizer's first ids suffice: one of them ends the text
+    data = tokenizer._as_json()
+    data["model"]["vocab"] = {token: i for token, i in data["model"]["vocab"].items() if i < 37}
+    data["model"]["merges"], data["added_tokens"] = [], [dict(data["added_tokens"][0], content=END_OF_TEXT, id=36)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    save(model, tmp_path)
+    loaded(node, tmp_path)
+    done = ask(node, dict(type="generate", maxNewTokens=5000, seed=1))[-1]
+    assert done["ended"] and done["tokens"] < 5000 and "endoftext" not in done["text"]
+
+
+def test_worker_cancels_at_once(node, run):
+    loaded(node, run[1])
+    request = dict(type="generate", prompt="Once", maxNewTokens=100_000, tag="a", seed=0)
+    *tokens, done = ask(node, request, after=5, then=dict(type="cancel"))
+    assert done["cancelled"] and done["tag"] == "a" and len(tokens) == done["tokens"] == 5
+    *answers, bars = ask(node, request, after=5, then=dict(type="distribution", prompt="Once", tag="b"), until="bars")
+    assert bars["tag"] == "b" and sum(answer["type"] == "token" for answer in answers) == 5
+
+
+def test_worker_refuses(node, run):
+    loaded(node, run[1])
+    for request, words in ((dict(type="sing"), "There is no message of type sing."), (dict(type="generate", prompt="x" * 100), "reads at most 64"),
+                           (dict(type="generate", temperature=-1), "Temperature must be"), (dict(type="distribution", ids=[5000]), "id 5000")):
+        assert words in ask(node, request, until="error")[-1]["message"]
+    assert ask(node, dict(type="generate", prompt="Once", maxNewTokens=2))[-1]["tokens"] == 2, "it does not go on after an error"
+
+
 # ---- the tokenizer
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,22 @@ globalThis.fetch = async url => {                                   // Node's ow
 };
 let model, tokenizer;
 
+// worker.js sees this instead of a worker's global object; `heard` gets what it posts.
+let heard = () => {};
+globalThis.self = { location: "file:///", postMessage: message => heard(JSON.parse(JSON.stringify(message))) };
+await import("../lm336/web/worker.js");
+
 const commands = {
+  // Post messages to the worker: all its answers up to one of the type `until`. `then` is posted after `after` answers.
+  worker: ({ send, until, after, then }) => new Promise(resolve => {
+    const answers = [];
+    heard = answer => {
+      answers.push(answer);
+      if (answers.length === after) self.onmessage({ data: then });
+      if (answer.type === until) resolve(answers);
+    };
+    for (const data of send) self.onmessage({ data });
+  }),
   async load(folder) {
     const progress = [];
     model = await Model.load(`file://${folder}`, (...both) => progress.push(both));
@@ -58,3 +73,4 @@ for await (const line of createInterface({ input: process.stdin })) {
   catch (error) { answer = { error: error.message }; }
   process.stdout.write(JSON.stringify(answer) + "\n");
 }
+process.exit();                                                     // the worker's port would wait for more
