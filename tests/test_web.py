@@ -85,7 +85,7 @@ def demo(tmp_path_factory):
 def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "stories.txt"
     write_stories(path, 200_000, seed=1)
-    with open(path, "ab") as file: file.write("naïve café 中文中文 🙂🙂 they're \n\n 100 undefined undefined".encode() * 50)
+    with open(path, "ab") as file: file.write("naïve café 中文中文 🙂🙂 they're \n\n 100 undefined undefined x\x85\x85\x85y!\ufeff!\ufeff".encode() * 50)
     return Tokenizer.train(path, 1000, SPECIALS)
 
 
@@ -265,8 +265,25 @@ def test_worker_distribution(node, run, tokenizer):
         assert [bar["id"] for bar in answer["bars"]] == order.tolist()
         assert [bar["probability"] for bar in answer["bars"]] == pytest.approx(expected.tolist(), abs=1e-5)
         assert [bar["text"] for bar in answer["bars"]] == [tokenizer.decode([i]) for i in order.tolist()]
-    many = [dict(type="distribution", prompt="a" * n, tag=n) for n in (30, 20, 10)]
-    assert [answer["tag"] for answer in ask(node, *many, until="bars")] == [10], "an older question was answered"
+
+
+def test_worker_answers_the_newest_question_alone(node, run):
+    _, folder = run
+    loaded(node, folder)
+    many = [dict(type="distribution", ids=list(range(first, first + 30)), tag=first) for first in (100, 200, 300)]
+    [newest] = ask(node, *many, until="bars")
+    assert newest["tag"] == 300
+    later = ask(node, dict(type="generate", ids=[1], maxNewTokens=60, tag="later"))
+    assert {answer["tag"] for answer in later} == {"later"}, "an older question was answered"
+    assert ask(node, many[2], until="bars") == [newest], "the questions disturbed one another"
+
+
+def test_worker_cancels_a_download(node, run):
+    load = dict(type="load", url=f"file://{run[1]}")
+    answers = ask(node, load | dict(tag=1), dict(type="cancel"), load | dict(tag=2), until="ready")
+    assert {answer["tag"] for answer in answers if answer["type"] != "progress"} == {2}
+    answers = ask(node, load | dict(tag=1), load | dict(tag=2), until="ready")
+    assert answers[-1]["tag"] == 2
 
 
 def test_worker_generates_what_python_does(node, run, tokenizer):
@@ -305,8 +322,9 @@ def test_worker_cancels_at_once(node, run):
     request = dict(type="generate", prompt="Once", maxNewTokens=100_000, tag="a", seed=0)
     *tokens, done = ask(node, request, after=5, then=dict(type="cancel"))
     assert done["cancelled"] and done["tag"] == "a" and len(tokens) == done["tokens"] == 5
-    *answers, bars = ask(node, request, after=5, then=dict(type="distribution", prompt="Once", tag="b"), until="bars")
-    assert bars["tag"] == "b" and sum(answer["type"] == "token" for answer in answers) == 5
+    then = dict(type="distribution", ids=list(range(40)), tag="b")
+    *tokens, done, bars = ask(node, request, after=5, then=then, until="bars")
+    assert bars["tag"] == "b" and done["type"] == "done" and done["cancelled"] and len(tokens) == 5
 
 
 def test_worker_refuses(node, run):
@@ -353,9 +371,11 @@ def test_any_ids_decode(node, tokenizer, ids):
 
 def test_texts_that_tell_tokenizers_apart(node, tokenizer):
     node("tokenizer", tokenizer._as_json())
-    for text in ("", " ", "\ufeffa \ufeff b", "a\x85\x85b", "a\x1c\x1cb", "  x", "x  \n", "they'll they'LL", "<|a|><|b|><|a|>", "<|endoftext",
+    for text in ("", " ", "\ufeffa \ufeff b", "a\x85\x85b", "!\ufeff !\ufeff", "a\x1c\x1cb", "  x", "x  \n", "they'll they'LL", "<|a|><|b|><|a|>", "<|endoftext",
                  "(*)(**)", "undefinedundefined", "\u2028\u2029 \u3000 x", "½²Ⅷ௧", "e\u0301", "👩‍👩‍👧 🇩🇪", "a" * 3000, "中文🙂" * 100):
-        assert node("encode", text) == tokenizer.encode(text), repr(text)
+        ids = tokenizer.encode(text)
+        assert node("encode", text) == ids, repr(text)
+        assert node("decode", ids) == text
     with pytest.raises(Refused, match="half a character"): node("encode", "half \ud800 a character")
     with pytest.raises(Refused, match="id 1000 is not in the vocabulary of 1000"): node("decode", [1000])
     with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", {})

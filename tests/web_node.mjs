@@ -5,7 +5,9 @@ import { Model } from "../lm336/web/model.js";
 import { darts, distribution, sample, surprise } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 
-globalThis.fetch = async url => {                                   // Node's own takes no file: addresses
+globalThis.fetch = async (url, { signal } = {}) => {                // Node's own takes no file: addresses
+  await new Promise(setImmediate);
+  signal?.throwIfAborted();
   try { return new Response(readFileSync(new URL(url))); } catch { return new Response("", { status: 404 }); }
 };
 let model, tokenizer;
