@@ -91,16 +91,16 @@ def to_hf(
     tokenizer: Tokenizer,  # its tokenizer
     folder,                # made if need be
 ):
-    """Write a folder that `transformers` opens: `LlamaForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
-    `InputError` for a tokenizer with more tokens than the model."""
+    """Write a folder that `transformers` opens: `LlamaForCausalLM.from_pretrained` and
+    `AutoTokenizer.from_pretrained`. `InputError` for a tokenizer with more tokens than the model."""
     _check_pair(model, tokenizer)
     folder, weights = Path(folder), _hf_weights(model)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     tokenizer.save_pretrained(folder)
     _write_json(folder / "config.json", _hf_config(model.config, tokenizer.end_of_text_id) | {"torch_dtype": dtype})
     end = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if tokenizer.end_of_text_id is not None else {}
-    _write_json(folder / "tokenizer_config.json", dict(tokenizer_class="PreTrainedTokenizerFast", model_max_length=model.config.context_length,
-                                                       clean_up_tokenization_spaces=False, **end))
+    kind = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
+    _write_json(folder / "tokenizer_config.json", kind | {"model_max_length": model.config.context_length} | end)
     with atomic_path(folder / "model.safetensors") as path: save_file(weights, path, metadata={"format": "pt"})
 
 # %% ../nbs/16_interop.ipynb #83e2877f
@@ -113,12 +113,8 @@ def _read_object(path):
     return values
 
 
-def _our_config(values, path):
-    "TransformerConfig from the words of a LlamaConfig. `InputError` for what our model does not do."
-    if values.get("model_type") != "llama": raise InputError(f"{path} describes a {values.get('model_type')!r} model, not a llama")
-    try: width, heads = values["hidden_size"], values["num_attention_heads"]
-    except KeyError as error: raise InputError(f"{path} does not say {error.args[0]!r}") from None
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+def _refuse_more(values, width, heads, rope, path):
+    "`InputError` for a setting of a LlamaConfig that makes more of the model than ours."
     for name, found, ours in (
         ("num_key_value_heads", values.get("num_key_value_heads") or heads, heads),     # grouped-query attention
         ("head_dim", values.get("head_dim") or width // heads, width // heads),
@@ -129,10 +125,24 @@ def _our_config(values, path):
         ("pretraining_tp", values.get("pretraining_tp", 1), 1),
         ("quantization_config", values.get("quantization_config"), None),
     ):
-        if found != ours: raise InputError(f"{path}: {name} is {found!r}; this model can only have {ours!r}")
-    theta = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
-    names = dict(vocab_size="vocab_size", context_length="max_position_embeddings", num_layers="num_hidden_layers", d_ff="intermediate_size")
-    return TransformerConfig(d_model=width, num_heads=heads, rope_theta=theta, norm_eps=values.get("rms_norm_eps", 1e-6),
+        if found != ours:
+            raise InputError(f"{path}: {name} is {found!r}; this model can only have {ours!r}")
+
+# %% ../nbs/16_interop.ipynb #58addd80
+def _our_config(values, path):
+    "TransformerConfig from the words of a LlamaConfig. `InputError` for what our model does not do."
+    kind = values.get("model_type")
+    if kind != "llama": raise InputError(f"{path} describes a {kind!r} model, not a llama")
+    width, heads = values.get("hidden_size"), values.get("num_attention_heads")
+    if type(width) is not int or type(heads) is not int or heads < 1:
+        raise InputError(f"{path} gives no hidden_size and num_attention_heads")
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    _refuse_more(values, width, heads, rope, path)
+    names = dict(vocab_size="vocab_size", context_length="max_position_embeddings",
+                 num_layers="num_hidden_layers", d_ff="intermediate_size")
+    return TransformerConfig(d_model=width, num_heads=heads,
+                             rope_theta=rope.get("rope_theta", values.get("rope_theta", 10_000.0)),
+                             norm_eps=values.get("rms_norm_eps", 1e-6),
                              tie_embeddings=values.get("tie_word_embeddings", False),
                              **{ours: values.get(theirs) for ours, theirs in names.items()})
 
@@ -151,7 +161,8 @@ def _check_tokenizer(path):
 def _read_weights(folder):
     "All tensors of a folder, from one file or from several."
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read_object(index).get("weight_map", {}).values())) if index.is_file() else ["model.safetensors"]
+    names = ["model.safetensors"]
+    if index.is_file(): names = sorted(set(_read_object(index).get("weight_map", {}).values()))
     for name in names:
         if not (folder / name).is_file(): raise InputError(f"{folder} has no {name}; pickled weights are not read")
     return {name: weight for file in names for name, weight in load_weights(folder / file).items()}
@@ -160,8 +171,8 @@ def _read_weights(folder):
 def from_hf(
     folder,  # with config.json, tokenizer.json and model.safetensors, whole or in parts
 ):           # (Transformer, Tokenizer), the weights in the file's number format
-    """Read a Hugging Face Llama. `InputError` for a model or tokenizer that ours cannot equal: grouped-query attention, rope scaling,
-    biases, another activation, another way to cut text."""
+    """Read a Hugging Face Llama. `InputError` for a model or tokenizer that ours cannot equal: grouped-query
+    attention, rope scaling, biases, another activation, another way to cut text."""
     folder = Path(folder)
     config = _our_config(_read_object(folder / "config.json"), folder / "config.json")
     _check_tokenizer(folder / "tokenizer.json")
@@ -184,12 +195,14 @@ def to_web(
     tokenizer: Tokenizer,  # its tokenizer
     folder,                # made if need be
 ):
-    """Write a page that runs the model in the reader's browser: index.html, its modules, and the weights in float16. Any web server will do.
-    `InputError` for weights that float16 cannot hold and for a tokenizer with more tokens than the model."""
+    """Write a page that runs the model in the reader's browser: index.html, its modules, and the weights in
+    float16. Any web server will do. `InputError` for weights that float16 cannot hold and for a tokenizer with
+    more tokens than the model."""
     _check_pair(model, tokenizer)
     half, folder = deepcopy(model).to("cpu", torch.float16), Path(folder)
     for name, weight in half.state_dict().items():
-        if not weight.isfinite().all(): raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, or that are no numbers")
+        if not weight.isfinite().all():
+            raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, or that are no numbers")
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for source in files("lm336").joinpath("web").iterdir():
