@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 import torch
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lm336.corpus import END_OF_TEXT, write_stories
@@ -86,7 +86,8 @@ def main(run, tokens, repeats):
         Thread(target=server.serve_forever, daemon=True).start()
         if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})   # what starts now inherits it
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            try: browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            except Error as error: return print(f"no Chromium starts here, nothing is measured: {error}".splitlines()[0])
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/")
             found = page.evaluate(MEASURE, dict(tokens=tokens, repeats=repeats))

@@ -379,6 +379,7 @@ def test_texts_that_tell_tokenizers_apart(node, tokenizer):
     with pytest.raises(Refused, match="half a character"): node("encode", "half \ud800 a character")
     with pytest.raises(Refused, match="id 1000 is not in the vocabulary of 1000"): node("decode", [1000])
     with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", {})
+    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", tokenizer._as_json() | dict(model=dict(type="WordPiece")))
 
 
 def test_vocabularies_with_their_own_order(node):

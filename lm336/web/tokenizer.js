@@ -16,7 +16,7 @@ for (let b = 0, next = 256; b < 256; b++) {
 
 export class Tokenizer {
   // From a parsed tokenizer.json.
-  static fromJSON({ added_tokens: added, model }) {
+  static fromJSON({ added_tokens: added = [], model }) {
     if (model?.type !== "BPE") throw new Error("tokenizer.json holds no byte-level BPE tokenizer.");
     const token = text => Array.from(text, c => bytes[c]).join(""), vocab = [];
     for (const [text, id] of Object.entries(model.vocab)) vocab[id] = token(text);
