@@ -1,5 +1,5 @@
 // The model off the main thread: new Worker("worker.js", { type: "module" }).
-// README.md beside this file lists its messages.
+// README.md lists its messages.
 import { Model, downloadJSON } from "./model.js";
 import { darts, distribution, sample, surprise } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -59,7 +59,7 @@ async function generate(request, say, mine) {
     if (++tokens < maxNewTokens) logits = model.step(id);
     await breathe();
   }
-  const tokensPerSecond = 1000 * tokens / (performance.now() - start);
+  const tokensPerSecond = 1000 * tokens / (performance.now() - start) || 0;
   say({ type: "done", tokens, text: text + (ended ? "" : decode()), tokensPerSecond, ended, cancelled: job !== mine });
 }
 
