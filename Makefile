@@ -25,7 +25,7 @@ lab: $(VENV)/dev                ## the notebooks in JupyterLab
 
 docs: $(VENV)/dev               ## render the site and serve it (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto: run $(BIN)/nbdev_install_quarto, or see https://quarto.org/docs/get-started/"; exit 1; }
-	PATH=$(abspath $(BIN)):$$PATH nbdev_docs
+	PATH=$(abspath $(BIN)):$$PATH python .ci/site.py render
 	$(BIN)/python -m http.server --directory _docs 3000
 
 bench: $(VENV)/dev              ## the comparisons in benchmarks/, one after the other

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['PRETOKEN_PATTERN', 'NOTHING', 'LETTER', 'NUMBER', 'OTHER', 'SPACE', 'WHITE', 'replace_pair', 'pretokenize',
-           'special_regex', 'ranges', 'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'keep_memory',
-           'count_pretokens', 'MergeLearner', 'learn_merges', 'train_bpe']
+           'special_regex', 'ranges', 'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'PretokenCounts',
+           'keep_memory', 'return_memory', 'count_pretokens', 'MergeLearner', 'laid_out', 'learn_merges', 'train_bpe']
 
 # %% ../nbs/01_bpe.ipynb #d34d2d7f
-import heapq, os, re
+import ctypes, heapq, os, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
 import regex
+from fastcore.basics import patch
 
 from .corpus import InputError, read_text
 
@@ -187,6 +188,7 @@ class KeyIndex:
         self.first, self.second = np.zeros((2, 1 << bits - 1), np.uint64)  # by number; the last is 0
 
 # %% ../nbs/01_bpe.ipynb #3ecca98f
+@patch
 def _slots(self: KeyIndex, first, second):
     "Where to look first: multiplicative hashing (Knuth 1998, section 6.4)."
     hashed = second * np.uint64(0x9E3779B97F4A7C15)
@@ -196,19 +198,19 @@ def _slots(self: KeyIndex, first, second):
     return hashed.view(np.int64)
 
 
+@patch
 def _differ(self: KeyIndex, numbers, first, second):
     "Whether the keys with these numbers are others; number -1 has no key and differs from all."
     other = self.first.take(numbers, mode="wrap") != first
     other |= self.second.take(numbers, mode="wrap") != second
     return other
 
-KeyIndex._slots, KeyIndex._differ = _slots, _differ
-
 # %% ../nbs/01_bpe.ipynb #8a26bb51
+@patch
 def _grow(self: KeyIndex):
-    "Four times the slots; every key keeps its number."
+    "Four times the slots, or twice as many where that is a lot; every key keeps its number."
     count, first, second = self.count, self.first, self.second
-    self._allocate(self.bits + 2)
+    self._allocate(self.bits + (2 if self.bits < 18 else 1))
     self.first[:count], self.second[:count] = first[:count], second[:count]
     slots, todo = self._slots(first[:count], second[:count]), np.arange(count)
     while len(todo):
@@ -218,9 +220,8 @@ def _grow(self: KeyIndex):
         todo = todo[self.table[slot] != todo]
         slots[todo] = (slots[todo] + 1) & self.mask
 
-KeyIndex._grow = _grow
-
 # %% ../nbs/01_bpe.ipynb #c949c811
+@patch
 def _insert(self: KeyIndex, candidates, slots, first, second):
     """Give the next numbers to one candidate for each free slot.
 
@@ -239,10 +240,9 @@ def _insert(self: KeyIndex, candidates, slots, first, second):
     self.count += len(winners)
     return winners
 
-KeyIndex._insert = _insert
-
 # %% ../nbs/01_bpe.ipynb #51565df5
-def _find(
+@patch
+def find(
     self: KeyIndex,
     first,  # uint64 (n,)
     second,  # uint64 (n,), none of them 0
@@ -269,8 +269,6 @@ def _find(
         slots[todo] = (slots[todo] + 1) & self.mask
     return numbers, added
 
-KeyIndex.find = _find
-
 # %% ../nbs/01_bpe.ipynb #461189c8
 _FIRST_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
 _SECOND_MASK = np.array([(1 << 8 * min(max(n - 8, 0), 7)) - 1 for n in range(17)], np.uint64)
@@ -285,8 +283,10 @@ def _slices(data, starts, lengths, places):
 
 # %% ../nbs/01_bpe.ipynb #bfc80266
 class PretokenIndex:
-    "Numbers distinct pre-tokens 0, 1, 2, ...; `words[number]` are their bytes."
-    def __init__(self): self.keys, self.long, self.words = KeyIndex(), {}, []
+    "Numbers distinct pre-tokens 0, 1, 2, ... as they come."
+    def __init__(self): self.keys, self.long = KeyIndex(), {}
+
+    def __len__(self): return self.keys.count
 
     def __call__(
         self,
@@ -307,9 +307,23 @@ class PretokenIndex:
         long = _slices(data, starts, lengths, longest)
         first[longest] = [self.long.setdefault(word, len(self.long)) for word in long]
         second[longest] = _LONG
-        numbers, added = self.keys.find(first, second, add=True)
-        for places in added: self.words += _slices(data, starts, lengths, places)
-        return numbers
+        return self.keys.find(first, second, add=True)[0]
+
+# %% ../nbs/01_bpe.ipynb #64959121
+@patch
+def words(
+    self: PretokenIndex,
+    begin: int = 0,  # the first number wanted
+) -> list[bytes]:    # the words with the numbers begin, begin + 1, ...
+    "The pre-tokens by number."
+    used = slice(begin, len(self))
+    keys = np.stack([self.keys.first[used], self.keys.second[used]], 1).astype("<u8")
+    keys, sizes = keys.tobytes(), keys.view(np.uint8)[:, 15].tolist()
+    found = [keys[16 * i:16 * i + size] for i, size in enumerate(sizes)]
+    if 255 in sizes:
+        long, numbers = list(self.long), self.keys.first[used].tolist()
+        found = [long[numbers[i]] if size == 255 else found[i] for i, size in enumerate(sizes)]
+    return found
 
 # %% ../nbs/01_bpe.ipynb #5f99d075
 _SAFE_CUT = regex.compile(r"(?r)(?<=\S)(?=\s)|(?<=\p{L})(?=\P{L})")  # (?r): from the end
@@ -345,21 +359,60 @@ def text_blocks(
     if text := "".join([rest, *waiting]): yield text.encode("utf-8")
 
 # %% ../nbs/01_bpe.ipynb #add9cece
-class _Counts:
+class PretokenCounts:
     "Distinct pre-tokens and how often each was met."
     def __init__(self): self.index, self.counts = PretokenIndex(), np.zeros(0, np.int64)
 
-    def add(self, data, starts, weights=None):
-        numbers = self.index(data, starts)
+    def _add(self, numbers, weights=None):
         found = np.bincount(numbers, weights).astype(np.int64)
         if len(found) > len(self.counts):
             self.counts = np.append(self.counts, np.zeros(len(found), np.int64))
         self.counts[:len(found)] += found
 
-    def add_all(self, other):
-        words = other.index.words
-        lengths = np.fromiter(map(len, words), np.int64, len(words))
-        self.add(b"".join(words), np.cumsum(lengths) - lengths, other.counts[:len(words)])
+    def add(
+        self,
+        data,    # bytes
+        starts,  # int64 (n,): where its pre-tokens begin
+    ):
+        "Count the pre-tokens of a block."
+        self._add(self.index(data, starts))
+
+    def update(self, other: "PretokenCounts"):
+        "Add the counts of another, key by key."
+        keys, long = other.index.keys, self.index.long
+        first, second = keys.first[:keys.count].copy(), keys.second[:keys.count]
+        renumbered = np.array([long.setdefault(word, len(long)) for word in other.index.long], np.uint64)
+        first[second == _LONG] = renumbered[first[second == _LONG].astype(np.int64)]
+        self._add(self.index.keys.find(first, second, add=True)[0], other.counts[:keys.count])
+
+    def discard(
+        self,
+        word,  # bytes
+    ):
+        "Forget how often this pre-token was met."
+        numbers = self.index(word, np.zeros(1, np.int64))
+        self._add(numbers)
+        self.counts[numbers] = 0
+
+    def laid_out(self):  # (uint8 array, int64 (n,) lengths, int64 (n,) counts)
+        "The n words that were met, one after another, a zero byte behind each."
+        counts, keys, long = self.counts[:len(self.index)], self.index.keys, list(self.index.long)
+        second = keys.second[:keys.count]
+        short = np.flatnonzero((second != _LONG) & (counts > 0))
+        rows = np.stack([keys.first[short], second[short]], 1).astype("<u8").view(np.uint8)
+        lengths = rows[:, 15].astype(np.int64)
+        rows[:, 15] = 0                     # where the length was
+        flat = rows[np.arange(16) <= lengths[:, None]]
+        others = np.flatnonzero((second == _LONG) & (counts > 0))
+        words = [long[i] for i in keys.first[others].tolist()]
+        more = np.frombuffer(b"".join(word + b"\0" for word in words), np.uint8)
+        lengths = np.append(lengths, np.fromiter(map(len, words), np.int64, len(words)))
+        return np.append(flat, more), lengths, counts[np.append(short, others)]
+
+    def counter(self):  # Counter of bytes
+        "The same as a dictionary, which takes several times the memory."
+        words = zip(self.index.words(), self.counts.tolist())
+        return Counter({word: count for word, count in words if count})
 
 
 def keep_memory():
@@ -370,30 +423,41 @@ def keep_memory():
     """
     np.empty(1 << 24, np.uint8)
 
+
+def return_memory():
+    "Have glibc give the memory it kept back to the system, holes between what is in use included; elsewhere, nothing."
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim: trim(0)
+
 # %% ../nbs/01_bpe.ipynb #43db69a3
+_ENOUGH = 100_000  # distinct words that a worker gathers before it hands them over
+
+
 def count_pretokens(
     path,  # anything `read_text` reads
     special_tokens=(),  # hard boundaries, not counted
     num_workers=None,  # threads; None takes two, or one on a single core
-) -> Counter:  # pre-token as bytes -> how often
+) -> PretokenCounts:
     "Count the distinct pre-tokens of a text. Memory grows with their number, not with the text."
     specials = special_regex(special_tokens, bytes)
-    blocks, lock = text_blocks(read_text(path), special_tokens), Lock()
+    blocks, total = text_blocks(read_text(path), special_tokens), PretokenCounts()
+    reading, adding = Lock(), Lock()
     def work():
-        counts = _Counts()
-        while True:
-            with lock: block = next(blocks, None)
-            if block is None: return counts
-            counts.add(block, find_pretokens(block, specials))
+        block = counts = PretokenCounts()
+        while block is not None:
+            with reading: block = next(blocks, None)
+            if block is not None: counts.add(block, find_pretokens(block, specials))
+            if block is None or len(counts.index) > _ENOUGH:
+                with adding: total.update(counts)
+                counts = PretokenCounts()
     keep_memory()
     num_workers = num_workers or min(2, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_workers) as pool:
         tasks = [pool.submit(work) for _ in range(num_workers)]
-    total, counts = tasks.pop().result(), Counter()
-    while tasks: total.add_all(tasks.pop().result())
-    dict.update(counts, zip(total.index.words, total.counts.tolist()))
-    for token in special_tokens: counts.pop(token.encode("utf-8"), None)
-    return counts
+    for task in tasks: task.result()
+    for token in special_tokens: total.discard(token.encode("utf-8"))
+    return_memory()
+    return total
 
 # %% ../nbs/01_bpe.ipynb #91c1f6a2
 class MergeLearner:
@@ -403,66 +467,112 @@ class MergeLearner:
     """
     def __init__(
         self,
-        words,  # pre-token as bytes -> how often
+        words,    # uint8 array: the distinct pre-tokens, a zero byte behind each
+        lengths,  # int64 (n,): their bytes
+        counts,   # int64 (n,): how often each occurs
         num_merges,  # how many it may learn
     ):
         self.vocab, self.merges, self.replaced = [bytes([b]) for b in range(256)], [], []
         self.num_merges = num_merges
-        sizes = np.fromiter(map(len, words), np.int64, len(words))
-        counts = np.fromiter(words.values(), np.int64, len(words))
-        self.symbols = np.frombuffer(b"\0".join([b"", *words, b""]), np.uint8).astype(np.int32)
-        self.symbols[np.append(0, np.cumsum(sizes + 1))] = -1
+        self.symbols = np.empty(len(words) + 1, np.int32)
+        self.symbols[1:] = words
+        self.symbols[np.append(0, np.cumsum(lengths + 1))] = -1
         narrow = counts.astype(np.int32 if counts.max(initial=0) < 1 << 31 else np.int64)
-        self.counts = np.repeat(np.append(0, narrow), np.append(1, sizes + 1))  # of each place's word
+        self.counts = np.repeat(np.append(0, narrow), np.append(1, lengths + 1))  # of each place's word
         self.sizes = np.ones(256 + num_merges, np.int64)  # bytes of each symbol
-        counts[::-1].sort()
-        self.least = int(counts[num_merges]) if num_merges < len(counts) else 1  # rarer pairs can wait
+        enough = num_merges < len(counts)       # then rarer pairs can wait
+        self.least = int(-np.partition(-counts, num_merges)[num_merges]) if enough else 1
+        self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
         self.heap = None  # (-upper bound, order among equals, left, right, places)
 
 # %% ../nbs/01_bpe.ipynb #0504e2b4
-def _file_pairs(
-    self: MergeLearner,
-    keys,  # integers (n,): which pair is at each place
-    places,  # int64 (n,): where its left symbol begins
-    pair,  # function: key -> (left, right)
-):
-    "Put the pairs that occur often enough on the heap, each with its places in ascending order."
-    if not len(keys): return
+def _groups(
+    keys,    # integers (n,): which pair is at each place
+    places,  # integers (n,): where its left symbol begins
+):           # (sorted keys of the groups, places by group, where each group begins and the last ends)
+    "Group places by key."
     order = keys.argsort(kind="stable")  # a radix sort for 16-bit keys
     keys, places = keys.take(order), places.take(order)
-    cuts = np.append(np.flatnonzero(keys[1:] != keys[:-1]) + 1, len(keys))
-    cuts = np.append(0, cuts)
+    begin = np.flatnonzero(np.append(len(keys) > 0, keys[1:] != keys[:-1]))
+    return keys.take(begin), places, np.append(begin, len(keys))
+
+# %% ../nbs/01_bpe.ipynb #172ff272
+@patch
+def _push(
+    self: MergeLearner,
+    pairs,   # iterable of (left, right)
+    sums,    # their counts
+    places,  # arrays of their places, in ascending order
+):
+    "Put pairs on the heap."
+    for (a, b), n, at in zip(pairs, sums, places):
+        order = _Greater((self.vocab[a], self.vocab[b]))
+        heapq.heappush(self.heap, (-n, order, a, b, at))
+
+
+@patch
+def _file_pairs(
+    self: MergeLearner,
+    keys,    # integers (n,): the other half of the pair at each place
+    places,  # integers (n,): where its left symbol begins
+    pair,    # function: key -> (left, right)
+):
+    "Put the pairs of one new symbol on the heap, those that occur often enough."
+    if not len(keys): return
+    keys, places, cuts = _groups(keys, places)
     sums = np.add.reduceat(self.counts.take(places), cuts[:-1], dtype=np.int64)
     often = np.flatnonzero(sums >= self.least)
-    begin, end = cuts.take(often), cuts.take(often + 1)
-    groups = keys.take(begin), sums.take(often), begin, end
-    for key, n, i, j in zip(*(group.tolist() for group in groups)):
-        a, b = pair(key)
-        order = _Greater((self.vocab[a], self.vocab[b]))
-        heapq.heappush(self.heap, (-n, order, a, b, places[i:j].copy()))
+    spans = zip(cuts.take(often).tolist(), cuts.take(often + 1).tolist())
+    self._push(map(pair, keys.take(often).tolist()), sums.take(often).tolist(),
+               (places[i:j].copy() for i, j in spans))
 
-# %% ../nbs/01_bpe.ipynb #4aac1917
-def _all_pairs(self: MergeLearner, size):
-    "All pairs that are in the words now, as left * size + right, and where each begins."
-    places = np.flatnonzero(self.symbols >= 0)
+# %% ../nbs/01_bpe.ipynb #6349ecad
+_PIECE = 1 << 20
+
+
+@patch
+def _pairs_between(self: MergeLearner, start, stop, size):
+    "The pairs whose left symbol begins in this range, as left * size + right, and where each begins."
+    reach = stop + int(self.sizes.max()) + 1          # the right symbol may begin behind
+    places = start + np.flatnonzero(self.symbols[start:reach] >= 0)
     symbols = self.symbols.take(places)
     ends = places[:-1] + self.sizes.take(symbols[:-1])
-    together = np.flatnonzero(ends == places[1:])  # in the same word
+    together = np.flatnonzero((ends == places[1:]) & (places[:-1] < stop))  # in the same word
     keys = symbols.take(together).astype(np.min_scalar_type(size * size - 1))
     keys *= size
     keys += symbols.take(together + 1).astype(keys.dtype)
-    return keys, places.take(together)
+    return _groups(keys, places.take(together).astype(self.place_type))
 
 
+@patch
 def _scan(self: MergeLearner):
     "File all pairs that are in the words now."
-    self.heap, size = [], len(self.vocab)
-    self._file_pairs(*self._all_pairs(size), lambda key: divmod(key, size))
-
-MergeLearner._file_pairs, MergeLearner._all_pairs = _file_pairs, _all_pairs
-MergeLearner._scan = _scan
+    self.heap, size, length = [], len(self.vocab), len(self.symbols)
+    pieces = [(i, min(i + _PIECE, length)) for i in range(0, length, _PIECE)]
+    keys, sums, numbers = (np.zeros(0, np.int64) for _ in range(3))
+    for piece in pieces:
+        found, places, cuts = self._pairs_between(*piece, size)
+        if not len(found): continue
+        more = np.add.reduceat(self.counts.take(places), cuts[:-1], dtype=np.int64)
+        keys, where = np.unique(np.append(keys, found.astype(np.int64)), return_inverse=True)
+        sums = np.bincount(where, np.append(sums, more)).astype(np.int64)
+        numbers = np.bincount(where, np.append(numbers, np.diff(cuts))).astype(np.int64)
+    often = sums >= self.least
+    keys, sums, ends = keys[often], sums[often], np.cumsum(numbers[often])
+    filed, begin = np.empty(ends[-1] if len(ends) else 0, self.place_type), ends - numbers[often]
+    at = begin.copy()
+    for piece in pieces:
+        found, places, cuts = self._pairs_between(*piece, size)
+        group = np.searchsorted(keys, found)
+        kept = np.flatnonzero(np.append(keys, -1).take(group) == found)
+        group, lengths = group[kept], np.diff(cuts)[kept]
+        filed[ranges(at[group], lengths)] = places[ranges(cuts[kept], lengths)]
+        at[group] += lengths
+    self._push((divmod(key, size) for key in keys.tolist()), sums.tolist(),
+               (filed[i:j] for i, j in zip(begin.tolist(), ends.tolist())))
 
 # %% ../nbs/01_bpe.ipynb #80725427
+@patch
 def _most_frequent(self: MergeLearner):
     "The most frequent pair and its places, (left, right, places), or None if no pair is left."
     if self.heap is None: self._scan()
@@ -487,6 +597,7 @@ def _every_other(places, step):
     return places[(order - np.maximum.accumulate(np.where(new_run, order, 0))) % 2 == 0]
 
 # %% ../nbs/01_bpe.ipynb #5dde5bcd
+@patch
 def _merge(self: MergeLearner, a, b, places):
     "Replace the pair at these places and file the pairs that come into being."
     new, size_a, size = len(self.vocab), int(self.sizes[a]), int(self.sizes[a] + self.sizes[b])
@@ -504,7 +615,7 @@ def _merge(self: MergeLearner, a, b, places):
     before = np.maximum(before, -2 - before)  # as it stands at its first byte
     there = np.flatnonzero((before >= 0) & (before != new))  # (new, new) is filed below
     left = before.take(there)
-    begin = places.take(there) - self.sizes.take(left)
+    begin = places.take(there) - self.sizes.take(left).astype(places.dtype)
     self._file_pairs(left.astype(narrow), begin, lambda key: (key, new))
     after = symbols.take(places + size)
     there = np.flatnonzero(after >= 0)
@@ -512,22 +623,29 @@ def _merge(self: MergeLearner, a, b, places):
 
 
 
-def _learn(self: MergeLearner):
+@patch
+def learn(self: MergeLearner):
     "Learn as many merges as were asked for, or all there are. Returns the learner."
     while len(self.merges) < self.num_merges and (found := self._most_frequent()):
         self._merge(*found)
     return self
 
-MergeLearner._most_frequent, MergeLearner._merge = _most_frequent, _merge
-MergeLearner.learn = _learn
-
 # %% ../nbs/01_bpe.ipynb #b2f0175c
+def laid_out(
+    words,  # pre-token as bytes -> how often
+):  # (uint8 array, int64 (n,) lengths, int64 (n,) counts)
+    "A dictionary of n words as `PretokenCounts.laid_out` would give it."
+    flat = np.frombuffer(b"".join(word + b"\0" for word in words), np.uint8)
+    lengths, counts = map(len, words), words.values()
+    return flat, *(np.fromiter(numbers, np.int64, len(words)) for numbers in (lengths, counts))
+
+
 def learn_merges(
     words,  # pre-token as bytes -> how often
     num_merges,  # how many, at most
 ):  # list of (bytes, bytes)
     "The merges of byte-pair encoding in the order they are learned; fewer if no pair is left."
-    return MergeLearner(words, num_merges).learn().merges
+    return MergeLearner(*laid_out(words), num_merges).learn().merges
 
 # %% ../nbs/01_bpe.ipynb #5e548666
 def train_bpe(
@@ -547,10 +665,11 @@ def train_bpe(
     if num_merges < 0:
         raise InputError(f"vocab_size is {vocab_size}; 256 bytes and {len(special_tokens)} special "
                          f"tokens need at least {256 + len(special_tokens)}")
-    words = count_pretokens(input_path, special_tokens, num_workers)
-    if not words:
+    words = count_pretokens(input_path, special_tokens, num_workers).laid_out()
+    if not len(words[0]):
         raise InputError(f"{input_path} has no text to learn from; give a file with text in it")
-    learner = MergeLearner(words, num_merges)
+    return_memory()  # of the table
+    learner = MergeLearner(*words, num_merges)
     del words  # the learner has its own copy
     learner.learn()
     tokens = learner.vocab + [token.encode("utf-8") for token in special_tokens]

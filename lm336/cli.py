@@ -26,7 +26,7 @@ from .transformer import Transformer, parameter_count
 
 # %% ../nbs/19_cli.ipynb #98f73d4a
 def prepare(
-    data: str,               # "stories", "tinystories" or the path of a text
+    data: str,               # "stories", "stories:300" (megabytes), "tinystories" or the path of a text
     vocab_size: int,         # of the tokenizer, special tokens included
     folder: Path,            # the run folder
     tokenizer_folder=None,   # a folder with tokenizer.json to take instead of training one
@@ -106,7 +106,7 @@ def train_tokenizer(
 def pretrain(
     out: Param("the run folder", str, required=True) = None,
     preset: Param(f"{', '.join(PRESETS)} or a JSON file with data, model and training; when resuming, the run's own", str) = None,
-    data: Param("stories, tinystories or the path of a text, instead of the preset's", str) = None,
+    data: Param("stories, stories:300 (megabytes), tinystories or the path of a text, instead of the preset's", str) = None,
     tokenizer: Param("folder with a tokenizer.json to take instead of training one", str) = None,
     resume: bool = False,   # go on from the newest checkpoint
 ):

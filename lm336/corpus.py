@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['END_OF_TEXT', 'InputError', 'atomic_path', 'read_text', 'iter_documents', 'split_text', 'download', 'tinystories',
-           'Mention', 'Choice', 'Plot', 'StoryGrammar', 'write_stories', 'corpus_files']
+           'Mention', 'Choice', 'Plot', 'StoryGrammar', 'write_stories', 'stories_size', 'corpus_files']
 
 # %% ../nbs/00_corpus.ipynb #6b077f52
 import codecs, gzip, hashlib, json, os, re, tempfile, time
@@ -17,10 +17,8 @@ from math import log2
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
-import urllib3
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
@@ -158,8 +156,11 @@ class _StartAgain(_Retry): "The same, and what we have is of no use."
 
 def _pool(url):
     "Connections, through the proxy that the environment names, if any."
-    proxy = getproxies().get(urlsplit(url).scheme)
-    return urllib3.ProxyManager(proxy) if proxy and not proxy_bypass(urlsplit(url).hostname) else urllib3.PoolManager()
+    import urllib.request, urllib3       # here: whoever downloads nothing need not wait for them
+    parts, timeout = urlsplit(url), urllib3.Timeout(connect=10, read=30)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.hostname): return urllib3.PoolManager(timeout=timeout)
+    return urllib3.ProxyManager(proxy, timeout=timeout)
 
 
 def _open_url(pool, url, start):
@@ -167,8 +168,7 @@ def _open_url(pool, url, start):
     headers, known = {"Accept-Encoding": "identity"}, {}
     if start: headers["Range"] = f"bytes={start}-"
     for _ in range(8):
-        response = pool.request("GET", url, headers=headers, preload_content=False, redirect=False, retries=False,
-                                timeout=urllib3.Timeout(connect=10, read=30))
+        response = pool.request("GET", url, headers=headers, preload_content=False, redirect=False, retries=False)
         for name in ("X-Linked-Etag", "X-Linked-Size"):
             if name in response.headers: known[name] = response.headers[name].strip('"')
         if response.status not in (301, 302, 303, 307, 308): return response, known
@@ -222,6 +222,7 @@ def download(
     FileNotFoundError if the server does not have it, ConnectionError after the last attempt (what came is kept for the
     next call), InputError if the bytes are not those that were promised.
     """
+    from urllib3.exceptions import HTTPError
     path = Path(path)
     if path.exists(): return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +232,7 @@ def download(
             try:
                 stated = _fetch(pool, url, part, bar)
                 break
-            except (_Retry, urllib3.exceptions.HTTPError) as error: problem = error
+            except (_Retry, HTTPError) as error: problem = error
             if isinstance(problem, _StartAgain): part.unlink(missing_ok=True)
             if attempt < attempts: time.sleep(pause * 2 ** (attempt - 1))
         else:
@@ -643,16 +644,24 @@ def file_bits_per_byte(
     return bits / size
 
 # %% ../nbs/00_corpus.ipynb #bc426557
+def stories_size(
+    data,    # what a run is to be trained on
+) -> int:    # bytes; None if it is not the built-in stories
+    "How much of the built-in stories is meant: 20 MB by `stories`, 300 MB by `stories:300`."
+    asked = re.fullmatch(r"stories(?::(\d+(?:\.\d+)?))?", str(data))
+    return asked and int(float(asked[1] or 20) * 1_000_000)
+
+
 def corpus_files(
-    data,  # "stories", "tinystories", or the path of a text
+    data,    # "stories", "stories:300" for 300 MB of them, "tinystories", or the path of a text
     folder,  # where the files go
-    num_bytes=20_000_000,  # of stories to train on; validation gets a twentieth
-    seed=0,  # of the stories
+    seed=0,  # of the stories; the validation file gets a twentieth as many, at most a megabyte
 ):
     "The training and the validation file of a corpus, made if need be. Returns the two paths."
     if str(data) == "tinystories": return tinystories(folder)
-    if str(data) != "stories": return split_text(data, folder)
+    num_bytes = stories_size(data)
+    if num_bytes is None: return split_text(data, folder)
     train, valid = Path(folder) / "train.txt", Path(folder) / "valid.txt"
-    write_stories(valid, max(num_bytes // 20, 1), [seed, 1])
+    write_stories(valid, min(max(num_bytes // 20, 1), 1_000_000), [seed, 1])
     write_stories(train, num_bytes, [seed, 0], without=set(iter_documents(valid)))
     return train, valid

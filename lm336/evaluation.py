@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import lm336
-from .corpus import InputError, StoryGrammar, atomic_path
+from .corpus import InputError, StoryGrammar, atomic_path, stories_size
 from .dataset import load_tokens
 from .generation import generate_stream
 from .loss import bits_per_byte, perplexity, token_nats
@@ -123,11 +123,11 @@ def below_floor(
 
 # %% ../nbs/14_evaluation.ipynb #6103f1d2
 def entropy_floor(
-    data: str,   # the run's data: "stories", "tinystories" or a path
+    data: str,   # the run's data, as `corpus_files` takes it
     path,        # its validation text
 ) -> float:      # bits per byte, None where it is not known
     "What the grammar itself would score on this very file: known for the built-in stories alone."
-    floor = StoryGrammar().file_bits_per_byte(path) if data == "stories" else math.inf
+    floor = StoryGrammar().file_bits_per_byte(path) if stories_size(data) else math.inf
     return floor if math.isfinite(floor) else None
 
 # %% ../nbs/14_evaluation.ipynb #65771b91

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .bpe import (KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
@@ -169,6 +170,7 @@ def _utf8(text):
                          "surrogate is no text: read it with errors='replace' first") from None
 
 
+@patch
 def _encode_piece(self: Tokenizer, piece):
     "The ids of one pre-token or special token."
     if piece in self._special_ids: return [self._special_ids[piece]]
@@ -178,10 +180,9 @@ def _encode_piece(self: Tokenizer, piece):
     if len(piece) < 1000: self._cache[piece] = ids
     return ids
 
-Tokenizer._encode_piece = _encode_piece
-
 # %% ../nbs/02_tokenizer.ipynb #e354ea5c
-def _encode_iterable(
+@patch
+def encode_iterable(
     self: Tokenizer,
     chunks,  # iterable of str, cut anywhere, such as an open file
 ):  # iterator of int
@@ -191,7 +192,8 @@ def _encode_iterable(
         yield from cache.get(piece) or self._encode_piece(piece)
 
 
-def _encode(
+@patch
+def encode(
     self: Tokenizer,
     text,  # str
 ) -> list[int]:
@@ -200,9 +202,8 @@ def _encode(
     _utf8(text)
     return [i for ids in self.encode_blocks([text]) for i in ids.tolist()]
 
-Tokenizer.encode_iterable, Tokenizer.encode = _encode_iterable, _encode
-
 # %% ../nbs/02_tokenizer.ipynb #19c82264
+@patch
 def _bytes_of(self: Tokenizer, token):
     "The bytes of one id."
     try: return self.vocab[int(token)]
@@ -211,7 +212,8 @@ def _bytes_of(self: Tokenizer, token):
                          f"{len(self.vocab) - 1}") from None
 
 
-def _decode(
+@patch
+def decode(
     self: Tokenizer,
     ids,  # iterable of int
 ) -> str:
@@ -219,7 +221,8 @@ def _decode(
     return b"".join(map(self._bytes_of, ids)).decode("utf-8", errors="replace")
 
 
-def _decode_iterable(
+@patch
+def decode_iterable(
     self: Tokenizer,
     ids,  # iterable of int
 ):  # iterator of str
@@ -229,21 +232,17 @@ def _decode_iterable(
         if text := decoder.decode(self._bytes_of(token)): yield text
     if text := decoder.decode(b"", final=True): yield text
 
-Tokenizer._bytes_of, Tokenizer.decode = _bytes_of, _decode
-Tokenizer.decode_iterable = _decode_iterable
-
 # %% ../nbs/02_tokenizer.ipynb #c0b1d4bb
-def _train(
-    cls,
+@patch(cls_method=True)
+def train(
+    cls: Tokenizer,
     input_path,  # anything `read_text` reads
     vocab_size,  # how many ids, at most
     special_tokens=(END_OF_TEXT,),  # strings that get ids of their own
-    num_workers=None,  # processes; None decides by the size of the file
+    num_workers=None,  # threads that count; None takes two, or one on a single core
 ):  # Tokenizer
     "A tokenizer trained on a text: `train_bpe` and a `Tokenizer` around it."
     return cls(*train_bpe(input_path, vocab_size, special_tokens, num_workers), special_tokens)
-
-Tokenizer.train = classmethod(_train)
 
 # %% ../nbs/02_tokenizer.ipynb #a4826f3a
 def _byte_characters():
@@ -266,6 +265,7 @@ def _from_printable(text, where):
                          "GPT-2's alphabet") from None
 
 # %% ../nbs/02_tokenizer.ipynb #d3cdae55
+@patch
 def _as_json(self: Tokenizer):
     "The tokenizer in the layout of Hugging Face's tokenizer.json."
     special = {i: token for token, i in self._special_ids.items()}
@@ -280,15 +280,14 @@ def _as_json(self: Tokenizer):
                 pre_tokenizer=byte_level, post_processor=None, decoder=byte_level, model=model)
 
 
-def _save_pretrained(
+@patch
+def save_pretrained(
     self: Tokenizer,
     folder,  # made if need be
 ):
     "Write tokenizer.json, which `from_pretrained` opens, and `tokenizers.Tokenizer.from_file`."
     with atomic_path(Path(folder) / "tokenizer.json") as path:
         path.write_text(json.dumps(self._as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
-
-Tokenizer._as_json, Tokenizer.save_pretrained = _as_json, _save_pretrained
 
 # %% ../nbs/02_tokenizer.ipynb #886b5f8b
 def _read_json(path):
@@ -299,8 +298,9 @@ def _read_json(path):
     except ValueError as error: raise InputError(f"{path} is no JSON file: {error}") from None
 
 
-def _from_pretrained(
-    cls,
+@patch(cls_method=True)
+def from_pretrained(
+    cls: Tokenizer,
     folder,  # the folder of a tokenizer.json
 ):  # Tokenizer
     "Read what `save_pretrained` wrote. InputError if it is another kind of tokenizer."
@@ -329,11 +329,10 @@ def _vocab_bytes(vocab, special, where):
 def _merge_bytes(merges, where):
     return [tuple(_from_printable(token, where) for token in pair) for pair in merges]
 
-Tokenizer.from_pretrained = classmethod(_from_pretrained)
-
 # %% ../nbs/02_tokenizer.ipynb #893d60ce
-def _from_files(
-    cls,
+@patch(cls_method=True)
+def from_files(
+    cls: Tokenizer,
     vocab_path,  # JSON: printable token -> id
     merges_path,  # text: a merge on each line, two printable tokens with a space between
     special_tokens=(END_OF_TEXT,),  # list of str
@@ -355,7 +354,7 @@ def _from_files(
     tokens = _vocab_bytes(vocab, special, vocab_path)
     return cls(tokens, _merge_bytes(merges, merges_path), list(special_tokens))
 
-Tokenizer.from_files = classmethod(_from_files)
+
 
 # %% ../nbs/02_tokenizer.ipynb #2a4ca6c0
 def token_dtype(vocab_size):
@@ -393,11 +392,13 @@ def _pair_keys(left, right):
     return first, np.ones_like(first)
 
 # %% ../nbs/02_tokenizer.ipynb #615727cf
+@patch
 def _ranks_of(self: _ArrayEncoder, left, right):
     "The ranks of pairs of ids; `len(self.merged)` for pairs that have none."
     return self.rank[self.pairs.find(*_pair_keys(left, right))[0]]
 
 
+@patch
 def _merge_rows(
     self: _ArrayEncoder,
     rows,  # ids (n, width), width > 1
@@ -419,12 +420,11 @@ def _merge_rows(
     ranks[there, column[there]] = self._ranks_of(new[there], rows[there, column[there] + 1])
     return merged, rows, ranks
 
-_ArrayEncoder._ranks_of, _ArrayEncoder._merge_rows = _ranks_of, _merge_rows
-
 # %% ../nbs/02_tokenizer.ipynb #00de684b
 _WIDEST = 64
 
 
+@patch
 def _merge_words(
     self: _ArrayEncoder,
     words,  # list of bytes
@@ -452,6 +452,7 @@ def _merge_words(
     return self._in_order(finished + [(who, rows), (which, single)], len(words))
 
 # %% ../nbs/02_tokenizer.ipynb #0da84388
+@patch
 def _fresh_rows(self: _ArrayEncoder, words, which, width):
     "The words of this width as rows of ids, with the ranks of their pairs."
     joined = b"".join([words[i] for i in which.tolist()])
@@ -459,6 +460,7 @@ def _fresh_rows(self: _ArrayEncoder, words, which, width):
     return self.byte_ids[array], self.byte_ranks[array[:, :-1], array[:, 1:]]
 
 
+@patch
 def _in_order(self: _ArrayEncoder, finished, number):
     "From (which words, their rows of ids) to the words' lengths and all ids one after another."
     length = np.zeros(number, np.int64)
@@ -466,9 +468,6 @@ def _in_order(self: _ArrayEncoder, finished, number):
     begin, flat = np.cumsum(length) - length, np.zeros(length.sum(), self.dtype)
     for which, ids in finished: flat[begin[which][:, None] + np.arange(ids.shape[1])] = ids
     return length, flat
-
-_ArrayEncoder._merge_words, _ArrayEncoder._fresh_rows = _merge_words, _fresh_rows
-_ArrayEncoder._in_order = _in_order
 
 # %% ../nbs/02_tokenizer.ipynb #f6b262c1
 _MANY = 1 << 20  # words that are remembered before the encoder begins anew
@@ -482,14 +481,15 @@ def _put(array, used, values):
     return array
 
 
-def _encode_together(
+@patch
+def encode(
     self: _ArrayEncoder,
     blocks,  # list of bytes, from `text_blocks`
 ):  # list of arrays of ids
     "The ids of some blocks of text, whose new words are merged together."
     if self.words > _MANY: self.forget()
     numbers = [self.index(block, find_pretokens(block, self.specials)) for block in blocks]
-    if new := self.index.words[self.words:]:
+    if new := self.index.words(self.words):
         length, flat = self._merge_words(new)
         self.begin = _put(self.begin, self.words, self.ids + np.cumsum(length) - length)
         self.length = _put(self.length, self.words, length)
@@ -497,10 +497,9 @@ def _encode_together(
         self.words, self.ids = self.words + len(new), self.ids + len(flat)
     return [self.flat.take(ranges(self.begin.take(n), self.length.take(n))) for n in numbers]
 
-_ArrayEncoder.encode = _encode_together
-
 # %% ../nbs/02_tokenizer.ipynb #7d990f1e
-def _encode_blocks(
+@patch
+def encode_blocks(
     self: Tokenizer,
     chunks,  # iterable of str, cut anywhere
 ):  # iterator of arrays, uint16 or uint32
@@ -513,8 +512,6 @@ def _encode_blocks(
             arrays = self._arrays.encode(some)
         yield from arrays
 
-Tokenizer.encode_blocks = _encode_blocks
-
 # %% ../nbs/02_tokenizer.ipynb #14fdd762
 def _write_header(file, dtype, length):
     "The header of a .npy file, of the same size whatever the length."
@@ -522,7 +519,8 @@ def _write_header(file, dtype, length):
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _encode_file(
+@patch
+def encode_file(
     self: Tokenizer,
     text_path,  # anything `read_text` reads
     ids_path,  # the .npy file to write
@@ -544,5 +542,3 @@ def _encode_file(
         file.seek(0)
         _write_header(file, dtype, total)
     return total
-
-Tokenizer.encode_file = _encode_file

@@ -117,13 +117,13 @@ def test_workers_and_block_sizes_change_nothing(tmp_path_factory, texts, special
     path.write_bytes(text.encode())
     expected = Counter(piece.encode() for piece in plain_split(text, special_tokens) if piece not in special_tokens)
     with mock.patch.object(text_blocks, "__defaults__", ((), size)):
-        assert count_pretokens(path, special_tokens, num_workers) == expected
+        assert count_pretokens(path, special_tokens, num_workers).counter() == expected
 
 
 def test_words_that_look_alike_are_different(tmp_path):
     words = [b"a", b"a\0", b"a\0\0", b"\0", b"\0\0", b"\0" * 8, b"\0" * 9, b"\0" * 15, b"\0" * 16, b"\0" * 17, b"abcdefgh", b"abcdefghi"]
     (tmp_path / "text.txt").write_bytes(b"<|endoftext|>".join(words * 3))
-    counts = count_pretokens(tmp_path / "text.txt", [END_OF_TEXT])
+    counts = count_pretokens(tmp_path / "text.txt", [END_OF_TEXT]).counter()
     assert counts == {**{word: 3 for word in words if b"a" not in word or b"\0" not in word}, b"a": 9, b"\0": 6, b"\0\0": 6}
 
 
@@ -150,7 +150,7 @@ def test_ties_go_to_the_greater_pair():
 def test_special_tokens_are_boundaries_without_counts(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("<|endoftext|>".join(["ab"] * 3 + ["xy"] * 5) + "<|endoftext|>")
-    assert count_pretokens(path, [END_OF_TEXT]) == {b"ab": 3, b"xy": 5}
+    assert count_pretokens(path, [END_OF_TEXT]).counter() == {b"ab": 3, b"xy": 5}
     vocab, merges = train_bpe(path, 1000, [END_OF_TEXT])
     assert merges == [(b"x", b"y"), (b"a", b"b")]
     assert vocab[258] == END_OF_TEXT.encode() and len(vocab) == 259

@@ -260,7 +260,7 @@ def test_a_file_of_stories_is_stories(tmp_path, grammar):
 
 
 def test_training_and_validation_share_no_story(tmp_path, grammar):
-    train, valid = corpus_files("stories", tmp_path, num_bytes=400_000, seed=5)
+    train, valid = corpus_files("stories:0.4", tmp_path, seed=5)
     held_out = list(iter_documents(valid))
     assert not set(iter_documents(train)) & set(held_out)
     write_stories(tmp_path / "again.txt", 20_000, [5, 1], without=held_out[:3])

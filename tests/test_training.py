@@ -51,8 +51,8 @@ def unbroken(preset, tmp_path_factory):
 
 
 def measured(folder):
-    "The metrics without the one thing that may differ between two equal runs, the time."
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)]
+    "The metrics without what may differ between two equal runs, time and memory."
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "peak_bytes")} for line in read_metrics(folder)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -234,3 +234,45 @@ def test_nan_stops_and_keeps_the_last_checkpoint(preset, tmp_path):
     status, _, err = finish(lm336("pretrain", "--preset", tmp_path / "wild.json", "--out", tmp_path / "run"))
     message = err.strip().splitlines()[-1]
     assert status == 1 and "the loss became" in message and "learning rate" in message, err
+    kept = message.split("checkpoint is ")[1].split(";")[0]
+    trainer = small(tmp_path / "other")
+    assert load_checkpoint(kept, trainer.model, trainer.optimizer)[0] > 0
+
+
+@pytest.mark.parametrize("shape", [dict(vocab_size=4096, context_length=128, d_model=256, num_layers=4, num_heads=8, batch_size=32),
+                                   dict(vocab_size=32_000, context_length=256, d_model=512, num_layers=4, num_heads=16, batch_size=4),
+                                   dict(vocab_size=1000, context_length=512, d_model=384, num_layers=6, num_heads=6, batch_size=16)],
+                         ids=["many logits", "reference", "long"])
+def test_predicted_peak_memory(shape, tmp_path):
+    "The whole process on a CPU, within 15 %, in a process of its own."
+    batch_size = shape.pop("batch_size")
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from lm336 import Trainer, TrainingConfig, Transformer, TransformerConfig
+tokens = np.arange(4000, dtype=np.uint16) % 1000
+config = TrainingConfig(max_steps=3, batch_size={batch_size}, warmup_steps=1, eval_windows=1)
+Trainer(Transformer(TransformerConfig(**{shape})), tokens, tokens, config, {str(tmp_path)!r}, device="cpu").fit()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240, stdin=subprocess.DEVNULL)
+    record = json.loads((tmp_path / "accounting.json").read_text())
+    assert 0.85 < record["predicted_peak_bytes"] / record["peak_bytes"] < 1.15, record
+
+
+def test_a_spike_keeps_the_checkpoint_before_it(tmp_path):
+    trainer = small(tmp_path)
+    trainer.save()
+    for step in range(50): trainer.watch(step, 1e-3, 2.0 + 0.1 * (step % 2))
+    with pytest.warns(UserWarning, match=r"jumped from 2\.050 to 2\.700 at step 50 with a learning rate of 1\.00e-03"):
+        trainer.watch(50, 1e-3, 2.7)
+    assert len(list((tmp_path / "checkpoints").glob("before_spike_*"))) == 1
+    with pytest.raises(FloatingPointError, match="the loss became inf at step 51"): trainer.watch(51, 1e-3, float("inf"))
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_training_is_the_same_training(tmp_path):
+    "The same losses within rounding, and the same names in the checkpoint."
+    plain, compiled = small(tmp_path / "plain", max_steps=5), small(tmp_path / "compiled", max_steps=5, compile="on")
+    losses = [[trainer.train_step()[0].item() for _ in range(5)] for trainer in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()

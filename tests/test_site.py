@@ -1,0 +1,169 @@
+"""The pages as they go to Quarto, and where Quarto has been run the pages themselves: nothing dangling, nothing from outside."""
+import ast, importlib, json, re, shutil, subprocess, sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest, yaml
+
+ROOT = Path(__file__).parents[1]
+NBS, DOCS = ROOT/"nbs", ROOT/"_docs"
+FETCHING = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src"), ("link", "href"), ("video", "src")}
+
+
+@pytest.fixture(scope="session")
+def proc():
+    if not shutil.which("nbdev_test") and not (Path(sys.executable).parent/"nbdev_test").exists(): pytest.skip("nbdev is not installed")
+    subprocess.run([sys.executable, ".ci/site.py", "proc"], cwd=ROOT, check=True, timeout=540, capture_output=True)
+    return ROOT/"_proc"
+
+
+def cells(path, kind=None):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if kind in (None, cell["cell_type"])]
+
+
+def documents(path):
+    "Every Markdown text of a processed notebook: its prose and its Markdown outputs."
+    for cell in cells(path):
+        if cell["cell_type"] == "markdown": yield "".join(cell["source"])
+        for out in cell.get("outputs", []): yield "".join(out.get("data", {}).get("text/markdown", ""))
+
+
+def prose(text):
+    "Markdown without its code, in which anything may look like a link."
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"(?ms)^```.*?^```", "", text))
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+    def handle_starttag(self, tag, attrs): self.found.append((tag, dict(attrs)))
+
+
+def resolves(target, proc):
+    parts = urlsplit(target)
+    if parts.scheme or parts.netloc or target.startswith(("#", "data:")): return True
+    path = unquote(parts.path)
+    if path in {"web/embed.js", "model"} and not (ROOT/"data/demo").exists(): return True    # without a demo run, a picture stands there
+    if path.startswith("notebooks/"): return (NBS/path.removeprefix("notebooks/")).exists()
+    if path.endswith(".html"): return path in pages(proc)
+    return not path.startswith("/") and (proc/path).exists()
+
+
+def pages(proc):
+    "The names that the pages will have."
+    names = {"404.html"}
+    for path in proc.glob("*.ipynb"):
+        head = "".join(cells(path)[0]["source"])
+        matter = yaml.safe_load(head.strip().strip("-")) if head.startswith("---") else {}
+        names.add(matter.get("output-file", path.stem + ".html"))
+    return names
+
+
+def test_every_link_and_asset_resolves(proc):
+    bad = []
+    for path in proc.glob("*.ipynb"):
+        for text in map(prose, documents(path)):
+            targets = re.findall(r"\]\(([^)\s]+)", text)
+            targets += [value for _, attrs in Tags(text).found for key in ("src", "href", "data-src") if (value := attrs.get(key))]
+            bad += [f"{path.name}: {target}" for target in targets if not target.startswith("attachment:") and not resolves(target, proc)]
+    assert not bad, bad
+
+
+def test_links_to_our_own_pages_are_relative(proc):
+    from nbdev.config import get_config
+    home = get_config(path=ROOT).doc_host
+    assert not [path.name for path in proc.glob("*.ipynb") if any(home in text for text in documents(path))]
+
+
+def test_nothing_is_fetched_from_elsewhere(proc):
+    bad = []
+    for path in proc.glob("*.ipynb"):
+        for text in map(prose, documents(path)):
+            bad += [f"{path.name}: {url}" for url in re.findall(r"!\[[^\]]*\]\((https?:[^)]+)", text)]
+            bad += [f"{path.name}: {attrs[key]}" for tag, attrs in Tags(text).found for key in ("src", "href")
+                    if (tag, key) in FETCHING and re.match(r"(https?:)?//", attrs.get(key) or "")]
+    for path in [*proc.glob("*.css"), *proc.glob("*.scss"), *proc.glob("web/*")]:
+        if path.suffix not in {".css", ".scss", ".js", ".html"}: continue
+        bad += [f"{path.name}: {hit}" for hit in re.findall(r"""(?:url\(|@import|from|import\(?|fetch\()\s*["']?(?:https?:)?//\S+""", path.read_text())]
+    assert not bad, bad
+
+
+def test_every_image_speaks(proc):
+    bad = []
+    for path in proc.glob("*.ipynb"):
+        for text in map(prose, documents(path)):
+            bad += [f"{path.name}: {hit}" for hit in re.findall(r"!\[\s*\]\([^)]+", text)]
+            bad += [f"{path.name}: {attrs.get('src')}" for tag, attrs in Tags(text).found if tag == "img" and not attrs.get("alt")]
+    assert not bad, bad
+
+
+def test_no_output_brings_scripts(proc):
+    "Quarto answers an HTML or JavaScript output with require.js and jQuery from elsewhere."
+    bad = [f"{path.name}: {kind}" for path in proc.glob("*.ipynb") for cell in cells(path, "code") for out in cell["outputs"]
+           for kind in out.get("data", {}) if kind in {"text/html", "application/javascript"} or "widget" in kind]
+    assert not bad, bad
+
+
+def test_directives_are_quartos(proc):
+    "nbdev's own directives are gone: beside `#| key: value`, a bare one is an error in YAML."
+    for path in proc.glob("*.ipynb"):
+        for cell in cells(path, "code"):
+            lines = re.match(r"(?:#\|.*\n?)*", "".join(cell["source"])).group().splitlines()
+            for line in lines: assert isinstance(yaml.safe_load(line[2:]), dict), f"{path.name}: {line}"
+
+
+class Strict(yaml.SafeLoader):
+    "Refuses a key that stands twice."
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_yaml_is_strict_and_the_sidebar_has_every_page(proc):
+    for path in proc.glob("*.yml"): assert isinstance(yaml.load(path.read_text(), Strict), dict), path.name
+    for path in proc.glob("*.ipynb"): yaml.load("".join(cells(path)[0]["source"]).strip().strip("-"), Strict)
+    listed = set(re.findall(r"[\w-]+\.ipynb", (NBS/"sidebar.yml").read_text()))
+    assert listed == {path.name for path in NBS.glob("*.ipynb")}
+
+
+def exported():
+    for path in sorted((ROOT/"lm336").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if not text.startswith("# AUTOGENERATED"): continue
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.decorator_list: yield path.stem, node.name
+
+
+def test_every_parameter_is_documented(proc):
+    "In the page: each parameter with its default and its comment, and no made-up type."
+    from fastcore.docments import docments
+    shown = "\n".join(text for path in proc.glob("*.ipynb") for text in documents(path))
+    assert ":NoneType=None" not in shown
+    missing = []
+    for module, name in exported():
+        block = re.search(rf"def {name}\((.*?)\n\):|def {name}\(\)", shown, re.S)
+        function = getattr(importlib.import_module("lm336." + module), name)
+        if block is None: missing.append(f"{module}.{name}"); continue
+        for parameter, comment in docments(function, returns=False).items():
+            line = re.search(rf"^ +\**{parameter}\b.*$", block.group(1) or "", re.M)
+            if not line or (comment and str(comment).split("\n")[0] not in line.group()): missing.append(f"{module}.{name}({parameter})")
+    assert not missing, missing
+
+
+@pytest.mark.skipif(not (DOCS/"index.html").exists(), reason="the site is not rendered: make docs")
+def test_rendered_pages():
+    bad = []
+    for path in DOCS.glob("*.html"):
+        for tag, attrs in Tags(path.read_text(encoding="utf-8")).found:
+            for key in ("src", "href"):
+                url = attrs.get(key) or ""
+                if (tag, key) in FETCHING and re.match(r"(https?:)?//", url) and attrs.get("rel") != "canonical": bad.append(f"{path.name}: {url}")
+                parts = urlsplit(url)
+                if not parts.scheme and not parts.netloc and parts.path and path.name != "404.html":
+                    if not (DOCS/unquote(parts.path)).exists(): bad.append(f"{path.name}: {url}")
+            if tag == "img" and "alt" not in attrs: bad.append(f"{path.name}: {attrs.get('src')} has no alt")
+    assert not bad, bad
