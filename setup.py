@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"],
     packages=find_packages(include=["lm336", "lm336.*"]),
-    package_data={cfg["lib_name"]: ["*.txt"]},
+    package_data={cfg["lib_name"]: ["*.txt", "web/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

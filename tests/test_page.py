@@ -1,0 +1,80 @@
+"The folder of `lm336_web` in a real browser, under a path prefix, with nothing outside it to be reached."
+import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+import torch
+
+from lm336.interop import to_web
+from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer, TransformerConfig
+
+sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        program = shutil.which("chromium")
+        try: browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        except Exception as error: pytest.skip(f"no Chromium starts here: {error}".splitlines()[0])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def site(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])   # no token ends the text
+    to_web(Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True)), tokenizer, tmp_path / "some/prefix")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path / "some/prefix", f"http://127.0.0.1:{server.server_port}/some/prefix/"
+    server.shutdown()
+
+
+@pytest.fixture
+def page(chromium, site):
+    "An open page; at the end, no errors and no request to anywhere else."
+    context = chromium.new_context(viewport=dict(width=360, height=640))
+    page, asked, errors = context.new_page(), [], []
+    page.set_default_timeout(30_000)
+    context.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.expected_errors = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert all(url.startswith(site[1]) for url in asked), asked
+    assert [error for error in errors if not any(words in error for words in page.expected_errors)] == []
+
+
+def test_tells_and_stops(page, site):
+    page.goto(site[1])
+    page.wait_for_selector("#go:enabled")
+    page.fill("#prompt", "Once upon 中文")
+    page.click("#go")
+    page.wait_for_function("document.querySelector('#status').textContent.startsWith('400 tokens')")
+    text = page.text_content("#text")
+    assert text.startswith("Once upon 中文") and len(text) > 50
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+    page.evaluate("document.querySelector('#go').click(), document.querySelector('#go').click()")   # tell, and stop at once
+    page.wait_for_function("parseInt(document.querySelector('#status').textContent) < 400")
+
+
+def test_a_failed_download_can_be_tried_again(page, site):
+    folder, address = site
+    page.expected_errors = ["404"]
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    page.goto(address)
+    page.wait_for_selector("text=model.safetensors could not be downloaded: the server answered 404.")
+    (folder / "elsewhere").rename(folder / "model.safetensors")
+    page.click("text=Try again")
+    page.wait_for_selector("text=Ready")
+    assert page.is_hidden("#progress") and page.text_content("#go") == "Tell"

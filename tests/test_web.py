@@ -1,0 +1,391 @@
+"The page's modules, run by Node, against the package: logits, ids, distributions, texts, and what they say to bad input."
+import json
+import math
+import selectors
+import shutil
+import subprocess
+import unicodedata
+from pathlib import Path
+
+import pytest
+import regex
+import torch
+from hypothesis import given, settings, strategies as st
+
+from lm336.corpus import END_OF_TEXT, write_stories
+from lm336.generation import next_token_probs
+from lm336.loss import token_nats
+from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer, TransformerConfig
+
+from .test_bpe import hostile
+
+WEB = Path(__file__).parent.parent / "lm336/web"
+RUNTIME = "model.js", "sampling.js", "tokenizer.js", "worker.js"
+DEMO = TransformerConfig(4096, 512, 160, 4, 5, tie_embeddings=True)
+ODD = TransformerConfig(37, 9, 12, 2, 3, d_ff=7, rope_theta=500.0, norm_eps=1e-3)
+SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "(*)"]
+
+
+class Refused(Exception):
+    "An error's sentence in JavaScript."
+
+
+class Node:
+    "A Node process with the modules: `node(command, argument)` is the command's result."
+    def __init__(self):
+        program = shutil.which("node")
+        if not program: pytest.skip("Node is not installed")
+        self.process = subprocess.Popen([program, Path(__file__).parent / "web_node.mjs"], text=True, encoding="utf-8",
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.waiting = selectors.DefaultSelector()
+        self.waiting.register(self.process.stdout, selectors.EVENT_READ)
+
+    def __call__(self, command, argument=None, timeout=120):
+        self.process.stdin.write(json.dumps([command, argument]) + "\n")
+        self.process.stdin.flush()
+        assert self.waiting.select(timeout), f"Node gave no answer to {command} within {timeout} s"
+        answer = json.loads(self.process.stdout.readline())
+        if "error" in answer: raise Refused(answer["error"])
+        return answer["result"]
+
+
+@pytest.fixture(scope="module")
+def node():
+    node = Node()
+    yield node
+    node.process.stdin.close()
+    node.process.wait(30)
+
+
+def sharp_model(config, seed=0):
+    """Random weights rounded to float16, in float32: norms and logits that are not flat. (Not sharper either: in float32 PyTorch
+    itself would be further than 1e-4 from the model in float64.)"""
+    torch.manual_seed(seed)
+    model = Transformer(config)
+    with torch.no_grad():
+        for layer in model.layers:
+            for norm in (layer.ln1, layer.ln2): norm.weight.uniform_(0.5, 1.5)
+        model.ln_final.weight *= 10 if config.tie_embeddings else 2
+    return model.half().float()
+
+
+def save(model, folder):
+    model.half().save_pretrained(folder)
+    return model.float()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return save(sharp_model(DEMO), folder), folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "stories.txt"
+    write_stories(path, 200_000, seed=1)
+    with open(path, "ab") as file: file.write("naïve café 中文中文 🙂🙂 they're \n\n 100 undefined undefined x\x85\x85\x85y!\ufeff!\ufeff".encode() * 50)
+    return Tokenizer.train(path, 1000, SPECIALS)
+
+
+def test_code_is_small_and_whole():
+    size = sum((WEB / name).stat().st_size for name in RUNTIME)
+    assert size <= 20_000, f"{size} bytes"
+    for name in RUNTIME:   # nothing from outside: every import is of a file beside it
+        for target in regex.findall(r'(?:from|import)\s*\(?"([^"]+)"', (WEB / name).read_text(encoding="utf-8")):
+            assert target.startswith("./") and (WEB / target).is_file()
+
+
+# ---- the model
+
+@torch.inference_mode()
+def test_logits_of_fifty_prompts(node, demo):
+    model, folder = demo
+    progress = node("load", str(folder))
+    total = 2 * sum(p.numel() for p in model.parameters())
+    assert progress[0] == [0, total] and progress[-1] == [total, total]
+    generator, worst = torch.Generator().manual_seed(0), 0
+    lengths = [1, 2, 3, 512, *torch.randint(1, 100, (46,), generator=generator).tolist()]
+    for length in lengths:
+        ids = torch.randint(4096, (length,), generator=generator)
+        expected = model(ids[None])[0, -1]
+        found = torch.tensor(node("last", ids.tolist()))
+        assert expected.std() > 1, "logits this flat would prove little"
+        worst = max(worst, (found - expected).abs().max().item())
+    print(f"largest difference {worst:.1e}")
+    assert worst <= 1e-4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_position_of_a_model_with_odd_shapes(node, tmp_path, tied):
+    model = save(sharp_model(TransformerConfig(**{**ODD.__dict__, "tie_embeddings": tied})), tmp_path)
+    node("load", str(tmp_path))
+    ids = torch.randint(37, (9,), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(torch.tensor(node("logits", ids.tolist())), model(ids[None])[0], atol=1e-5, rtol=0)
+
+
+def test_a_prompt_that_begins_like_the_last_is_read_on(node, demo):
+    model, folder = demo
+    node("load", str(folder))
+    for ids in ([5, 6, 7, 8], [5, 6, 9], [5, 6, 9], [5], [7, 7], [7, 7, 7, 5]):
+        with torch.inference_mode(): expected = model(torch.tensor([ids]))[0, -1]
+        torch.testing.assert_close(torch.tensor(node("last", ids)), expected, atol=1e-4, rtol=0)
+
+
+def test_greedy_text_across_the_end_of_the_context(node, demo, tmp_path):
+    model, folder = demo
+    node("load", str(folder))
+    prompt = torch.randint(4096, (490,), generator=torch.Generator().manual_seed(2)).tolist()
+    for ids in (prompt, prompt[:5]):
+        assert ids + node("generate", dict(ids=ids, count=60, seed=0, temperature=0)) == model.generate(ids, 60, temperature=0)
+    small = save(sharp_model(ODD), tmp_path)
+    node("load", str(tmp_path))
+    for ids in ([1], [1] * 8, [3] * 9):   # a context of nine is outgrown again and again
+        assert ids + node("generate", dict(ids=ids, count=50, seed=0, temperature=0)) == small.generate(ids, 50, temperature=0)
+
+
+@pytest.mark.parametrize("how", [dict(), dict(temperature=0.8), dict(top_k=5), dict(top_p=0.9), dict(temperature=0.7, top_k=8, top_p=0.8)])
+def test_the_same_seed_tells_the_same_story(node, tmp_path, how):
+    "With few tokens: among many, one dart in ten thousand falls within a rounding error of a border."
+    model = save(sharp_model(ODD), tmp_path)
+    node("load", str(tmp_path))
+    names = dict(temperature="temperature", top_k="topK", top_p="topP")
+    for seed in (0, 7, 2**32 + 5):
+        found = node("generate", dict(ids=[1, 2, 3], count=40, seed=seed, **{names[k]: v for k, v in how.items()}))
+        assert [1, 2, 3] + found == model.generate([1, 2, 3], 40, seed=seed, **how)
+
+
+def test_files_that_do_not_fit(node, demo, tmp_path):
+    _, folder = demo
+    with pytest.raises(Refused, match="config.json could not be downloaded: the server answered 404"): node("load", str(tmp_path))
+    (tmp_path / "config.json").write_text("<html>")
+    with pytest.raises(Refused, match="config.json is damaged: it is not JSON"): node("load", str(tmp_path))
+    shutil.copy(folder / "config.json", tmp_path)
+    with pytest.raises(Refused, match="model.safetensors could not be downloaded"): node("load", str(tmp_path))
+    for part in (b"", b"<html>", (folder / "model.safetensors").read_bytes()[:1_000_000]):
+        (tmp_path / "model.safetensors").write_bytes(part)
+        with pytest.raises(Refused, match="model.safetensors is truncated"): node("load", str(tmp_path))
+    Transformer(ODD).save_pretrained(tmp_path)
+    with pytest.raises(Refused, match="no file of float16 weights"): node("load", str(tmp_path))
+    Transformer(ODD).half().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**ODD.__dict__, "d_ff": 8}))
+    with pytest.raises(Refused, match="does not fit config.json: layers.0.ffn.w1.weight should have 96 numbers"):
+        node("load", str(tmp_path))
+    node("load", str(folder))
+    with pytest.raises(Refused, match="id 4096 is not in the vocabulary of 4096"): node("last", [4096])
+
+
+# ---- the sampler
+
+def test_darts_are_those_of_torch(node):
+    for seed in (0, 1, 12345, 2**32 - 1, 2**40 + 3):
+        assert node("darts", dict(seed=seed, count=2000)) == torch.rand(2000, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+SETTINGS = [(t, k, p) for t in (0, 0.3, 1, 1.7) for k in (None, 1, 5, 40, 300, 5000) for p in (None, 0.05, 0.5, 0.95, 1)]
+
+@pytest.mark.parametrize("scale", [0.1, 3, 50])
+def test_distribution(node, scale):
+    logits = scale * torch.randn(1000, generator=torch.Generator().manual_seed(3))
+    for temperature, k, p in SETTINGS:
+        expected = next_token_probs(logits, temperature, k, p)
+        how = dict(logits=logits.tolist(), temperature=temperature, topK=k, topP=p)
+        ids, found = node("distribution", how)
+        assert found == sorted(found, reverse=True) and len(set(ids)) == len(ids)
+        whole = torch.zeros(1000).scatter_(0, torch.tensor(ids), torch.tensor(found, dtype=torch.float32))
+        torch.testing.assert_close(whole, expected, atol=1e-6, rtol=1e-4)
+        assert (whole > 0).equal(expected > 0), "another set of tokens can be drawn"
+        few, likeliest = node("distribution", {**how, "count": 7})
+        assert (few, likeliest) == (ids[:7], found[:7])
+
+
+def test_equal_logits_favour_the_lower_id(node):
+    logits = [0.0, 2.0, 1.0, 2.0, 1.0, 1.0] + [-1.0] * 94
+    assert node("distribution", dict(logits=logits, count=5))[0] == [1, 3, 2, 4, 5]
+    assert node("distribution", dict(logits=logits, topK=3))[0] == [1, 3, 2]
+    assert sorted(node("distribution", dict(logits=logits, topP=0.3))[0]) == next_token_probs(torch.tensor(logits), top_p=0.3).nonzero()[:, 0].tolist()
+    assert node("sample", dict(logits=logits, dart=0.999, temperature=0)) == 1
+
+
+def test_surprise(node):
+    logits = 5 * torch.randn(100, generator=torch.Generator().manual_seed(4))
+    for i in (0, 50, logits.argmin().item()):
+        expected = token_nats(logits.double()[None], torch.tensor([i])).item() / math.log(2)
+        assert node("surprise", dict(logits=logits.tolist(), id=i)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_settings_out_of_range(node):
+    for how, words in ((dict(temperature=-1), "Temperature must be 0 or more, not -1"), (dict(topK=0), "Top-k must be"),
+                       (dict(topK=1.5), "Top-k must be"), (dict(topP=0), "Top-p must be"), (dict(topP=1.1), "not 1.1"),
+                       (dict(temperature="hot"), "not hot")):
+        with pytest.raises(Refused, match=words): node("distribution", dict(logits=[1.0, 2.0], **how))
+
+
+# ---- the worker
+
+@pytest.fixture(scope="module")
+def run(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer.save_pretrained(folder)
+    return save(sharp_model(TransformerConfig(1000, 64, 32, 2, 2, tie_embeddings=True)), folder), folder
+
+
+def ask(node, *send, until="done", **more): return node("worker", dict(send=send, until=until, **more))
+
+
+def loaded(node, folder): return ask(node, dict(type="load", url=f"file://{folder}", tag=9), until="ready")
+
+
+def test_worker_loads_and_answers_with_the_tag(node, run):
+    model, folder = run
+    *progress, ready = loaded(node, folder)
+    assert {answer["type"] for answer in progress} == {"progress"} and progress[-1]["loaded"] == progress[-1]["total"]
+    assert ready == dict(type="ready", config=model.config.__dict__, vocabSize=1000, tag=9)
+
+
+def test_worker_fails_in_one_sentence_and_tries_again(node, run, tmp_path):
+    _, folder = run
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    assert ask(node, dict(type="load", url=f"file://{tmp_path}"), until="error") == [
+        dict(type="error", message="config.json could not be downloaded: the server answered 404.")]
+    assert ask(node, dict(type="generate", tag=1), until="error") == [dict(type="error", message="The model is not loaded yet.", tag=1)]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    loaded(node, tmp_path)
+
+
+def test_worker_distribution(node, run, tokenizer):
+    model, folder = run
+    loaded(node, folder)
+    for prompt in ("Once upon", "Once upon a time", ""):
+        ids = tokenizer.encode(prompt) or [tokenizer.end_of_text_id]
+        with torch.inference_mode(): expected, order = next_token_probs(model(torch.tensor([ids]))[0, -1], 0.7, 20).topk(5)
+        [answer] = ask(node, dict(type="distribution", prompt=prompt, temperature=0.7, topK=20, count=5), until="bars")
+        assert [bar["id"] for bar in answer["bars"]] == order.tolist()
+        assert [bar["probability"] for bar in answer["bars"]] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert [bar["text"] for bar in answer["bars"]] == [tokenizer.decode([i]) for i in order.tolist()]
+
+
+def test_worker_answers_the_newest_question_alone(node, run):
+    _, folder = run
+    loaded(node, folder)
+    many = [dict(type="distribution", ids=list(range(first, first + 30)), tag=first) for first in (100, 200, 300)]
+    [newest] = ask(node, *many, until="bars")
+    assert newest["tag"] == 300
+    later = ask(node, dict(type="generate", ids=[1], maxNewTokens=60, tag="later"))
+    assert {answer["tag"] for answer in later} == {"later"}, "an older question was answered"
+    assert ask(node, many[2], until="bars") == [newest], "the questions disturbed one another"
+
+
+def test_worker_cancels_a_download(node, run):
+    load = dict(type="load", url=f"file://{run[1]}")
+    answers = ask(node, load | dict(tag=1), dict(type="cancel"), load | dict(tag=2), until="ready")
+    assert {answer["tag"] for answer in answers if answer["type"] != "progress"} == {2}
+    answers = ask(node, load | dict(tag=1), load | dict(tag=2), until="ready")
+    assert answers[-1]["tag"] == 2
+
+
+def test_worker_generates_what_python_does(node, run, tokenizer):
+    model, folder = run
+    loaded(node, folder)
+    prompt, how = tokenizer.encode("Once upon a time"), dict(temperature=0.8, top_k=8)
+    request = dict(type="generate", prompt="Once upon a time", maxNewTokens=90, temperature=0.8, topK=8, seed=3)
+    *tokens, done = ask(node, request)
+    ids, stop = [answer["id"] for answer in tokens], tokenizer.end_of_text_id
+    expected = model.generate(prompt, 90, seed=3, stop_token=stop, **how)[len(prompt):]
+    assert ids == [i for i in expected if i != stop]
+    assert "".join(answer["text"] for answer in tokens) == done["text"] == tokenizer.decode(ids)
+    assert (done["tokens"], done["ended"], done["cancelled"]) == (len(ids), stop in expected, False) and done["tokensPerSecond"] > 0
+    with torch.inference_mode(): logits = model(torch.tensor([prompt]))[0, -1]
+    assert tokens[0]["surprise"] == pytest.approx(-logits.log_softmax(-1)[ids[0]].item() / math.log(2), abs=1e-3)
+    assert len(tokens[0]["bars"]) == 8 and sum(bar["probability"] for bar in tokens[0]["bars"]) == pytest.approx(1)
+    assert ask(node, dict(type="generate", ids=prompt, maxNewTokens=0))[0]["tokens"] == 0
+
+
+def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
+    _, folder = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    model = Transformer(ODD)                      # the tokenizer's first ids suffice: one of them ends the text
+    data = tokenizer._as_json()
+    data["model"]["vocab"] = {token: i for token, i in data["model"]["vocab"].items() if i < 37}
+    data["model"]["merges"], data["added_tokens"] = [], [dict(data["added_tokens"][0], content=END_OF_TEXT, id=36)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    save(model, tmp_path)
+    loaded(node, tmp_path)
+    done = ask(node, dict(type="generate", maxNewTokens=5000, seed=1))[-1]
+    assert done["ended"] and done["tokens"] < 5000 and "endoftext" not in done["text"]
+
+
+def test_worker_cancels_at_once(node, run):
+    loaded(node, run[1])
+    request = dict(type="generate", prompt="Once", maxNewTokens=100_000, tag="a", seed=0)
+    *tokens, done = ask(node, request, after=5, then=dict(type="cancel"))
+    assert done["cancelled"] and done["tag"] == "a" and len(tokens) == done["tokens"] == 5
+    then = dict(type="distribution", ids=list(range(40)), tag="b")
+    *tokens, done, bars = ask(node, request, after=5, then=then, until="bars")
+    assert bars["tag"] == "b" and done["type"] == "done" and done["cancelled"] and len(tokens) == 5
+
+
+def test_worker_refuses(node, run):
+    loaded(node, run[1])
+    for request, words in ((dict(type="sing"), "There is no message of type sing."), (dict(type="generate", prompt="x" * 100), "reads at most 64"),
+                           (dict(type="generate", temperature=-1), "Temperature must be"), (dict(type="distribution", ids=[5000]), "id 5000")):
+        assert words in ask(node, request, until="error")[-1]["message"]
+    assert ask(node, dict(type="generate", prompt="Once", maxNewTokens=2))[-1]["tokens"] == 2, "it does not go on after an error"
+
+
+# ---- the tokenizer
+
+@pytest.fixture(scope="module")
+def newer(node):
+    "Characters that are letters, numbers or spaces in one of the two Unicode tables and not in the other."
+    codes = [c for c in range(0x110000) if not 0xd800 <= c < 0xe000]
+    ours = ["O"] * 0x110000
+    for kind, pattern in (("L", r"\p{L}"), ("N", r"\p{N}"), ("S", r"\s")):
+        for match in regex.finditer(pattern, "".join(map(chr, codes))): ours[ord(match[0])] = kind
+    return {chr(c) for c, theirs in zip(codes, node("classes"), strict=True) if ours[c] != theirs}
+
+
+def test_tables_differ_only_in_characters_newer_than_one_of_them(newer):
+    assert all(unicodedata.category(c) == "Cn" for c in newer)
+
+
+@given(hostile)
+@settings(max_examples=3000, deadline=None)
+def test_ids_equal(node, tokenizer, newer, text):
+    if not node.__dict__.get("has_tokenizer"): node.has_tokenizer = node("tokenizer", tokenizer._as_json()) is None
+    text = "".join(c for c in text if c not in newer)
+    ids = tokenizer.encode(text)
+    assert node("encode", text) == ids
+    assert node("decode", ids) == text
+
+
+@given(st.lists(st.integers(0, 999), max_size=12))
+@settings(max_examples=500, deadline=None)
+def test_any_ids_decode(node, tokenizer, ids):
+    node("tokenizer", tokenizer._as_json()) if not node.__dict__.get("has_tokenizer") else None
+    expected = tokenizer.decode(ids)
+    assert node("decode", ids) == "".join(node("stream", ids)) == expected
+
+
+def test_texts_that_tell_tokenizers_apart(node, tokenizer):
+    node("tokenizer", tokenizer._as_json())
+    for text in ("", " ", "\ufeffa \ufeff b", "a\x85\x85b", "!\ufeff !\ufeff", "a\x1c\x1cb", "  x", "x  \n", "they'll they'LL", "<|a|><|b|><|a|>", "<|endoftext",
+                 "(*)(**)", "undefinedundefined", "\u2028\u2029 \u3000 x", "½²Ⅷ௧", "e\u0301", "👩‍👩‍👧 🇩🇪", "a" * 3000, "中文🙂" * 100):
+        ids = tokenizer.encode(text)
+        assert node("encode", text) == ids, repr(text)
+        assert node("decode", ids) == text
+    with pytest.raises(Refused, match="half a character"): node("encode", "half \ud800 a character")
+    with pytest.raises(Refused, match="id 1000 is not in the vocabulary of 1000"): node("decode", [1000])
+    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", {})
+    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", tokenizer._as_json() | dict(model=dict(type="WordPiece")))
+
+
+def test_vocabularies_with_their_own_order(node):
+    "No special tokens; special tokens that are also plain ones, a merge twice."
+    plain = {i: bytes([255 - i]) for i in range(256)}
+    for vocab, merges, special in ((plain, [], []), (plain | {256: b"ab"}, [(b"a", b"b"), (b"a", b"b")], ["b", "ab", "\n"])):
+        tokenizer = Tokenizer(vocab, merges, special)
+        node("tokenizer", tokenizer._as_json())
+        for text in ("abba ab\nb", "ééab", "\0\xff"): assert node("encode", text) == tokenizer.encode(text)

@@ -1,0 +1,78 @@
+// The page's modules under Node, for test_web.py: a line of JSON in, a line of JSON out.
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { Model } from "../lm336/web/model.js";
+import { darts, distribution, sample, surprise } from "../lm336/web/sampling.js";
+import { Tokenizer } from "../lm336/web/tokenizer.js";
+
+globalThis.fetch = async (url, { signal } = {}) => {                // Node's own takes no file: addresses
+  await new Promise(setImmediate);
+  signal?.throwIfAborted();
+  try { return new Response(readFileSync(new URL(url))); } catch { return new Response("", { status: 404 }); }
+};
+let model, tokenizer;
+
+// worker.js sees this instead of a worker's global object; `heard` gets what it posts.
+let heard = () => {};
+globalThis.self = { location: "file:///", postMessage: message => heard(JSON.parse(JSON.stringify(message))) };
+await import("../lm336/web/worker.js");
+
+const commands = {
+  // Post messages to the worker: all its answers up to one of the type `until`. `then` is posted after `after` answers.
+  worker: ({ send, until, after, then }) => new Promise(resolve => {
+    const answers = [];
+    heard = answer => {
+      answers.push(answer);
+      if (answers.length === after) self.onmessage({ data: then });
+      if (answer.type === until) resolve(answers);
+    };
+    for (const data of send) self.onmessage({ data });
+  }),
+  async load(folder) {
+    const progress = [];
+    model = await Model.load(`file://${folder}`, (...both) => progress.push(both));
+    return progress;
+  },
+  tokenizer(json) { tokenizer = Tokenizer.fromJSON(json); },
+  encode: text => tokenizer.encode(text),
+  decode: ids => tokenizer.decode(ids),
+  stream(ids) { const next = tokenizer.decoder(); return [...ids.map(id => next(id)), next()]; },
+  classes() {                                                       // of every character but the surrogates
+    let classes = "";
+    for (let c = 0; c < 0x110000; c++) {
+      if (c === 0xd800) c = 0xe000;
+      const text = String.fromCodePoint(c);
+      classes += /\p{L}/u.test(text) ? "L" : /\p{N}/u.test(text) ? "N" : /\p{White_Space}/u.test(text) ? "S" : "O";
+    }
+    return classes;
+  },
+  logits(ids) { model.reset(); return ids.map(id => Array.from(model.step(id))); },
+  last(ids) { model.rewind(ids); let logits; for (const id of ids.slice(model.ids.length)) logits = model.step(id); return Array.from(logits); },
+  generate({ ids, count, seed, ...settings }) {
+    const next = darts(seed), drawn = [];
+    let logits;
+    model.reset();
+    for (const id of ids) logits = model.step(id);
+    while (drawn.length < count) {
+      drawn.push(sample(logits, next(), settings));
+      if (drawn.length < count) logits = model.step(drawn.at(-1));
+    }
+    return drawn;
+  },
+  distribution({ logits, count, ...settings }) {
+    const { ids, probabilities } = distribution(Float32Array.from(logits), settings, count);
+    return [Array.from(ids), Array.from(probabilities)];
+  },
+  sample: ({ logits, dart, ...settings }) => sample(Float32Array.from(logits), dart, settings),
+  surprise: ({ logits, id }) => surprise(Float32Array.from(logits), id),
+  darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [command, argument] = JSON.parse(line);
+  let answer;
+  try { answer = { result: (await commands[command](argument)) ?? null }; }
+  catch (error) { answer = { error: error.message }; }
+  process.stdout.write(JSON.stringify(answer) + "\n");
+}
+process.exit();                                                     // the worker's port would wait for more
