@@ -392,4 +392,10 @@ d = { 'settings': { 'branch': 'main',
                                    'lm336.transformer.load_weights': ('transformer.html#load_weights', 'lm336/transformer.py'),
                                    'lm336.transformer.parameter_count': ('transformer.html#parameter_count', 'lm336/transformer.py'),
                                    'lm336.transformer.parameter_shapes': ('transformer.html#parameter_shapes', 'lm336/transformer.py'),
-                                   'lm336.transformer.training_memory': ('transformer.html#training_memory', 'lm336/transformer.py')}}}
+                                   'lm336.transformer.training_memory': ('transformer.html#training_memory', 'lm336/transformer.py')},
+            'lm336.widgets': { 'lm336.widgets.Sampler': ('widgets.html#sampler', 'lm336/widgets.py'),
+                               'lm336.widgets.Sampler.__init__': ('widgets.html#sampler.__init__', 'lm336/widgets.py'),
+                               'lm336.widgets.Sampler._send_answers': ('widgets.html#sampler._send_answers', 'lm336/widgets.py'),
+                               'lm336.widgets.Sampler.answer': ('widgets.html#sampler.answer', 'lm336/widgets.py'),
+                               'lm336.widgets.sampler_answers': ('widgets.html#sampler_answers', 'lm336/widgets.py'),
+                               'lm336.widgets.token_bars': ('widgets.html#token_bars', 'lm336/widgets.py')}}}

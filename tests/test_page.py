@@ -1,5 +1,6 @@
 "The folder of `lm336_web` in a real browser, under a path prefix, with nothing outside it to be reached."
 import shutil
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -18,6 +19,15 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 
+@contextmanager
+def serve(folder):
+    "A server of a folder on this machine; its address."
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def chromium():
     with sync_playwright() as playwright:
@@ -33,10 +43,7 @@ def site(tmp_path):
     torch.manual_seed(0)
     tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])   # no token ends the text
     to_web(Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True)), tokenizer, tmp_path / "some/prefix")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield tmp_path / "some/prefix", f"http://127.0.0.1:{server.server_port}/some/prefix/"
-    server.shutdown()
+    with serve(tmp_path) as address: yield tmp_path / "some/prefix", address + "some/prefix/"
 
 
 @pytest.fixture

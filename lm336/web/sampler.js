@@ -1,0 +1,111 @@
+// The sampling panel: in JupyterLab through anywidget on the live model, on a page through embed.js on a worker.
+// `model.send` takes worker.js's messages, `model.on("msg:custom", ...)` hears its answers.
+
+const HTML = `
+  <form>
+    <label class="wide">How does the story begin?
+      <textarea name="prompt" rows="2" spellcheck="false">Once upon a time</textarea></label>
+    <label>Temperature <output name="t"></output>
+      <input name="temperature" type="range" min="0" max="2" step="0.05" value="0.8"></label>
+    <label>Top-k <output name="k"></output>
+      <input name="topK" type="range" min="0" max="100" step="1" value="0"></label>
+    <label>Top-p <output name="p"></output>
+      <input name="topP" type="range" min="0.05" max="1" step="0.05" value="1"></label>
+    <label>Seed <input name="seed" type="number" min="0" step="1" value="0"></label>
+    <button type="submit">Tell a story</button>
+    <progress max="1" value="0" hidden aria-label="Loading the model"></progress>
+    <p class="status" role="status"></p>
+  </form>
+  <div class="told"><div class="text" tabindex="0" role="region" aria-label="The story"></div>
+    <figure><figcaption>What may come next</figcaption><ol class="bars"></ol></figure></div>`;
+
+const STATES = { asleep: "Tell a story", loading: "Loading", ready: "Tell a story", telling: "Stop", failed: "Try again" };
+
+export function render({ model, el }) {
+  el.classList.add("lm336", "lm336-sampler");
+  el.innerHTML = HTML;
+  const $ = selector => el.querySelector(selector), form = $("form"), fields = form.elements;
+  const text = $(".text"), bars = $(".bars"), status = $(".status"), progress = $("progress"), button = $("button");
+  let state = "asleep", after = null;
+
+  function become(next, sentence = "") {
+    state = next;
+    button.textContent = STATES[next];
+    button.disabled = next === "loading";
+    progress.hidden = next !== "loading";
+    status.textContent = sentence;
+  }
+
+  const settings = () => ({
+    prompt: fields.prompt.value, temperature: +fields.temperature.value,
+    topK: +fields.topK.value || undefined, topP: +fields.topP.value < 1 ? +fields.topP.value : undefined,
+    seed: Math.max(0, Math.floor(+fields.seed.value || 0)),
+  });
+
+  function label() {
+    const { temperature, topK, topP } = settings();
+    fields.t.textContent = temperature.toFixed(2);
+    fields.k.textContent = topK ?? "all";
+    fields.p.textContent = topP?.toFixed(2) ?? "all";
+  }
+
+  function drawBars(list) {
+    bars.replaceChildren(...list.map(({ text, probability }) => {
+      const item = document.createElement("li"), name = document.createElement("code"), bar = document.createElement("i");
+      name.textContent = text.replaceAll("\n", "↵").replaceAll(" ", "␣");
+      bar.style.setProperty("--share", probability);
+      item.append(name, bar, `${(100 * probability).toFixed(1)} %`);
+      return item;
+    }));
+  }
+
+  function begin(work) {               // what needs the model waits until it is there
+    after = work;
+    if (state === "ready" || state === "telling") return work();
+    if (state === "loading") return;
+    become("loading", "Loading the model");
+    progress.removeAttribute("value");
+    model.send({ type: "load" });
+  }
+
+  const look = () => model.send({ type: "distribution", ...settings(), count: 10 });
+
+  function tell() {
+    text.replaceChildren(fields.prompt.value);
+    become("telling", "Telling");
+    model.send({ type: "generate", ...settings(), maxNewTokens: 400, count: 10 });
+  }
+
+  const answers = {
+    progress({ loaded, total }) { progress.value = loaded / total; },
+    ready() { become("ready"); after?.(); },
+    bars(answer) { drawBars(answer.bars); },
+    token({ text: piece, surprise, bars }) {
+      const span = document.createElement("span");
+      span.textContent = piece;
+      span.title = `${surprise.toFixed(1)} bits`;
+      span.style.setProperty("--surprise", Math.min(1, surprise / 8));
+      text.append(span);
+      drawBars(bars);
+    },
+    done({ tokens, tokensPerSecond, cancelled }) {
+      if (!cancelled || state === "telling")
+        become("ready", `${tokens} tokens, ${Math.round(tokensPerSecond)} per second. The warmer a word, the less the model had expected it.`);
+    },
+    error({ message }) { become(state === "loading" ? "failed" : "ready", message); },
+  };
+  model.on("msg:custom", answer => answers[answer.type]?.(answer));
+
+  form.onsubmit = event => {
+    event.preventDefault();
+    if (state === "telling") model.send({ type: "cancel" });
+    else begin(tell);
+  };
+  form.oninput = () => {
+    label();
+    if (state === "ready") look();
+  };
+  label();
+}
+
+export default { render };
