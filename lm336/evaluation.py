@@ -195,7 +195,7 @@ def evaluate_run(
     "Score a run on its whole validation file; write samples.md and report.md into its folder."
     folder, run = Path(folder), read_run(folder)
     device = torch.device(device) if device else pick_device()
-    model, tokenizer = Transformer.from_pretrained(folder, device=device), Tokenizer.from_pretrained(folder)
+    model, tokenizer = Transformer.from_pretrained(folder, device=device).float(), Tokenizer.from_pretrained(folder)
     tokens = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
     score = evaluate(model, tokens, tokenizer, entropy_floor(run["data"], folder / "data" / "valid.txt"))
     texts = write_samples(model, tokenizer, folder / "samples.md", prompts)
@@ -216,6 +216,7 @@ def write_report(
     table = "\n".join(f"| {name} | {value} |" for name, value in (rows | environment()).items())
     parts = [f"# {Path(folder).name}", f"Trained on {run['data']}. On the whole validation file: {score}."]
     if alarm := below_floor(score): parts.append(f"**{alarm}**")
-    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2]), "## Accounting", accounting(folder),
-              "## Environment", f"| what | value |\n|---|---|\n{table}", "## Configuration", f"```json\n{json.dumps(run, indent=1)}\n```\n"]
+    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2])]
+    if account := accounting(folder): parts += ["## Accounting", account]
+    parts += ["## Environment", f"| what | value |\n|---|---|\n{table}", "## Configuration", f"```json\n{json.dumps(run, indent=1)}\n```\n"]
     with atomic_path(Path(folder) / "report.md") as path: path.write_text("\n\n".join(parts), encoding="utf-8")

@@ -46,7 +46,6 @@ def resolves(target, proc):
     parts = urlsplit(target)
     if parts.scheme or parts.netloc or target.startswith(("#", "data:")): return True
     path = unquote(parts.path)
-    if path in {"web/embed.js", "model"} and not (ROOT/"data/demo").exists(): return True    # without a demo run, a picture stands there
     if path.startswith("notebooks/"): return (NBS/path.removeprefix("notebooks/")).exists()
     if path.endswith(".html"): return path in pages(proc)
     return not path.startswith("/") and (proc/path).exists()
