@@ -98,7 +98,8 @@ def readme():
     for cell in nb.cells:
         if cell.cell_type == "code": cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.M)
     body, _ = MarkdownExporter().from_notebook_node(nb)
-    body = re.sub(r"<script.*?</script>\n?", "", body).replace('src="og.png"', 'src="nbs/og.png"')
+    body = re.sub(r"<script.*?</script>\n?", "", body)
+    body = re.sub(r'src="(\w+\.png)"', r'src="nbs/\1"', body)
     body = re.sub(r"\]\((\w+)\.ipynb\)", r"](nbs/\1.ipynb)", re.sub(r"\n{3,}", "\n\n", body).strip())
     return (f"# {matter['title']}\n\n<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->\n\n"
             f"> {matter['description']}\n\n{body}\n")
