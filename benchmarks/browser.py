@@ -8,7 +8,7 @@ The page is what `lm336_web` writes, served from this process; the browser and a
 core. A figure is the median over the repeats. A line of JSON goes to benchmarks/browser.jsonl. Needs
 `pip install playwright` and a Chromium: Debian's package, or `playwright install chromium`.
 """
-import argparse, json, os, platform, shutil, statistics, sys, tempfile
+import argparse, json, os, shutil, statistics, sys, tempfile
 from datetime import datetime, timezone
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,7 @@ from playwright.sync_api import Error, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lm336.corpus import END_OF_TEXT, write_stories
+from lm336.evaluation import environment
 from lm336.interop import to_web
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_count
@@ -65,14 +66,6 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 
-def machine(browser):
-    "What the figures were measured on."
-    name = platform.processor() or platform.machine()
-    try: name = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    except (OSError, StopIteration): pass
-    return dict(cpu=name, cores=1, browser=f"Chromium {browser.version}", load=round(os.getloadavg()[0], 1))
-
-
 def main(run, tokens, repeats):
     with tempfile.TemporaryDirectory() as folder:
         if run: model, tokenizer = Transformer.from_pretrained(run), Tokenizer.from_pretrained(run)
@@ -91,8 +84,8 @@ def main(run, tokens, repeats):
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/")
             found = page.evaluate(MEASURE, dict(tokens=tokens, repeats=repeats))
-            row = dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), **machine(browser),
-                       model=run or "demo shape, random weights", parameters=parameter_count(model.config))
+            row = dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), **environment(),
+                       browser=f"Chromium {browser.version}", load=round(os.getloadavg()[0], 1), model=run or "demo shape, random weights", parameters=parameter_count(model.config))
             browser.close()
         server.shutdown()
     row |= dict(tokens=round(statistics.median(found["tokens"])), tokens_per_second=round(statistics.median(found["tokens_per_second"])),

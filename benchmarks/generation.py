@@ -7,14 +7,17 @@ The contenders take turns, and a figure is the median over the turns. Greedy ids
 JSON for every figure goes to benchmarks/generation.jsonl. Hugging Face needs `pip install transformers`;
 without it, lm336 is measured alone.
 """
-import argparse, json, os, platform, statistics, sys, time
+import argparse, json, os, statistics, sys, tempfile, time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lm336 import Transformer
+from lm336.evaluation import environment
 from lm336.generation import generate_stream
+from lm336.interop import to_hf
+from lm336.tokenizer import Tokenizer
 from lm336.transformer import TransformerConfig, parameter_count
 
 SIZES = {
@@ -24,33 +27,13 @@ SIZES = {
 LOG = Path(__file__).with_suffix(".jsonl")
 
 
-def machine():
-    "What the figures were measured on."
-    name = platform.processor() or platform.machine()
-    try: name = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    except (OSError, StopIteration): pass
-    return dict(cpu=name, cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-                threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
-
-
 def hugging_face(model):
-    "The same weights as a LlamaForCausalLM. Its rotary pairs are halves, ours are neighbours: rows of q and k move."
-    from transformers import LlamaConfig, LlamaForCausalLM
-    c = model.config
-    config = LlamaConfig(vocab_size=c.vocab_size, hidden_size=c.d_model, intermediate_size=c.d_ff, num_hidden_layers=c.num_layers,
-                         num_attention_heads=c.num_heads, max_position_embeddings=c.context_length, rms_norm_eps=c.norm_eps,
-                         rope_theta=c.rope_theta, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=0)
-    def halves(weight): return weight.view(c.num_heads, -1, 2, c.d_model).transpose(1, 2).reshape(c.d_model, c.d_model)
-    names = {"token_embeddings": "model.embed_tokens", "ln_final": "model.norm", "lm_head": "lm_head"}
-    parts = {"attn.q_proj": "self_attn.q_proj", "attn.k_proj": "self_attn.k_proj", "attn.v_proj": "self_attn.v_proj",
-             "attn.output_proj": "self_attn.o_proj", "ln1": "input_layernorm", "ln2": "post_attention_layernorm",
-             "ffn.w1": "mlp.gate_proj", "ffn.w2": "mlp.down_proj", "ffn.w3": "mlp.up_proj"}
-    names |= {f"layers.{i}.{ours}": f"model.layers.{i}.{theirs}" for i in range(c.num_layers) for ours, theirs in parts.items()}
-    weights = {names[name.removesuffix(".weight")] + ".weight": halves(w) if ".q_proj" in name or ".k_proj" in name else w
-               for name, w in model.state_dict().items()}
-    theirs = LlamaForCausalLM(config)
-    theirs.load_state_dict(weights)
-    return theirs.eval()
+    "The same weights as a LlamaForCausalLM."
+    from transformers import LlamaForCausalLM
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])        # `to_hf` wants one; here it is not used
+    with tempfile.TemporaryDirectory() as folder:
+        to_hf(model, tokenizer, folder)
+        return LlamaForCausalLM.from_pretrained(folder).eval()
 
 
 def contenders(model, hf, prompts, new_tokens, sampling):
@@ -90,7 +73,7 @@ def main():
     parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice if not given")
     args = parser.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
-    where = machine()
+    where = environment()
     try: import transformers; where["transformers"] = transformers.__version__; transformers.logging.set_verbosity_error()
     except ImportError: print("transformers is not installed: lm336 is measured alone")
     print("  ".join(f"{key} {value}" for key, value in where.items()))
@@ -115,7 +98,7 @@ def main():
                                first_token_ms=1e3 * statistics.median(first[who]), times_hugging_face=ratio)
                     print(f"{size:10}{batch:6} {name:9} {who:13}{row['tokens_per_second']:9,.0f} {row['ms_per_step']:8.2f} {row['first_token_ms']:9.1f} {ratio:6.2f}  {same}", flush=True)
                     with open(LOG, "a", encoding="utf-8") as log:
-                        log.write(json.dumps(dict(when=time.strftime("%Y-%m-%d"), size=size, parameters=parameter_count(model.config), batch=batch, sampling=name, who=who,
+                        log.write(json.dumps(dict(date=time.strftime("%Y-%m-%d"), task=f"generation, {size}, batch {batch}, {name}", library=who, parameters=parameter_count(model.config),
                                                   prompt_tokens=args.prompt_tokens, new_tokens=args.new_tokens, **{k: round(v, 3) for k, v in row.items()},
                                                   seconds=[round(s, 4) for s in whole[who]], load=round(os.getloadavg()[0], 1), **where)) + "\n")
 

@@ -6,7 +6,7 @@
 The contenders take turns, and a figure is the median over the turns. A line of JSON for every figure goes
 to benchmarks/learning.jsonl.
 """
-import argparse, json, os, platform, statistics, sys, time
+import argparse, json, os, statistics, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lm336.adamw import AdamW, clip_grad_norm_
+from lm336.evaluation import environment
 from lm336.loss import linear_cross_entropy
 from lm336.transformer import TransformerConfig, parameter_shapes
 
@@ -23,15 +24,6 @@ SIZES = {
     "reference": dict(vocab_size=32_000, context_length=256, d_model=512, num_layers=4, num_heads=16, d_ff=1344),
 }
 LOG = Path(__file__).with_suffix(".jsonl")
-
-
-def machine():
-    "What the figures were measured on."
-    name = platform.processor() or platform.machine()
-    try: name = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    except (OSError, StopIteration): pass
-    return dict(cpu=name, cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-                threads=torch.get_num_threads(), python=platform.python_version(), torch=torch.__version__)
 
 
 def take_turns(functions, repeats):
@@ -87,7 +79,7 @@ def main():
     parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice if not given")
     args = parser.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
-    where = machine()
+    where = environment()
     print("  ".join(f"{key} {value}" for key, value in where.items()))
     print(f"medians of {args.repeats} turns; speed relative to the first line of each group\n")
     for size in args.sizes:
@@ -101,7 +93,7 @@ def main():
                 median = statistics.median(turns)
                 print(f"{size:10}{what:14} {who:22}{1e3 * median:9.2f} ms {first / median:6.2f}", flush=True)
                 with open(LOG, "a", encoding="utf-8") as log:
-                    log.write(json.dumps(dict(when=time.strftime("%Y-%m-%d"), size=size, what=what, who=who, ms=round(1e3 * median, 3), relative_speed=round(first / median, 3),
+                    log.write(json.dumps(dict(date=time.strftime("%Y-%m-%d"), task=f"{what}, {size}", library=who, ms=round(1e3 * median, 3), relative_speed=round(first / median, 3),
                                               seconds=[round(s, 5) for s in turns], load=round(os.getloadavg()[0], 1), **where)) + "\n")
 
 

@@ -9,7 +9,7 @@ Each measurement is a process of its own: the time is its whole wall time, from 
 memory its peak. The libraries take turns, so that whatever else the machine does hits all alike; the table has medians.
 Every run is a line of benchmarks/tokenizer.jsonl. Needs `pip install rustbpe tokenizers tiktoken`.
 """
-import argparse, hashlib, json, os, platform, statistics, subprocess, sys, sysconfig, tempfile, time, unicodedata
+import argparse, hashlib, json, os, statistics, subprocess, sys, sysconfig, tempfile, time, unicodedata
 from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -172,12 +172,12 @@ def corpus(name, folder, num_bytes):
 
 def machine():
     "The machine and the versions, as the log names them."
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    from lm336.evaluation import environment
     versions = {}
     for name in ("numpy", "tokenizers", "tiktoken", "rustbpe", "regex"):
         try: versions[name] = version(name)
         except PackageNotFoundError: pass
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+    return environment() | versions
 
 
 def measure(function, *arguments):

@@ -9,7 +9,7 @@ all, ... The table has medians over the rounds, and the same numbers go to train
 A step is forward, loss, backward, clipping to norm 1 and AdamW; the plain ones use PyTorch's modules, its fused kernels
 and its fused AdamW. Share of peak: against this machine's own 2048 x 2048 x 2048 product in the same number format.
 """
-import argparse, json, os, platform, resource, statistics, sys, time
+import argparse, json, os, statistics, sys, time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -114,16 +114,17 @@ def torch_step(shape, precision, compiled, nanogpt):
 def worker(connection, make, threads, steps, *args):
     "Builds one contender, then runs `steps` steps whenever asked, and answers with seconds and peak memory."
     import torch
+    from lm336.training import peak_memory
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     step, tokens, flops = make(*args)
-    for _ in range(3): loss = step()
-    connection.send((tokens, flops, loss))
+    for _ in range(3): step()
+    connection.send((tokens, flops))
     while connection.recv():
         start = time.perf_counter()
         for _ in range(steps): step()
         seconds = (time.perf_counter() - start) / steps
-        connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        connection.send((seconds, peak_memory() / 1e6))
 
 
 def matrix_peak(threads):
@@ -154,6 +155,8 @@ def main():
     args = parser.parse_args()
     if args.nanogpt and not (args.nanogpt / "model.py").is_file(): parser.error(f"{args.nanogpt} has no model.py")
     import torch
+    from lm336.evaluation import environment
+    torch.set_num_threads(args.threads)
     context, peaks = get_context("spawn"), matrix_peak(args.threads)
     contenders = [("lm336 float32", lm336_step, "float32", False, None), ("lm336 bfloat16", lm336_step, "bfloat16", False, None),
                   ("plain Llama float32", torch_step, "float32", False, None), ("plain Llama bfloat16", torch_step, "bfloat16", False, None)]
@@ -177,12 +180,13 @@ def main():
               + ", ".join(f"{kind} {peak / 1e9:.0f} GFLOP/s" for kind, peak in peaks.items()))
         print(f"{'':30} {'tokens/s':>9} {'(min, max)':>16} {'GFLOP/s':>8} {'of peak':>8} {'peak MB':>8}")
         for name, make, precision, *_ in contenders:
-            (tokens, flops, loss), speeds = facts[name], [facts[name][0] / seconds for seconds, _ in timings[name]]
+            tokens, flops = facts[name]
+            speeds = [tokens / seconds for seconds, _ in timings[name]]
             speed, memory = statistics.median(speeds), max(memory for _, memory in timings[name])
             print(f"{name:30} {speed:9,.0f} {f'({min(speeds):,.0f}, {max(speeds):,.0f})':>16} {speed * flops / 1e9:8.0f} "
                   f"{speed * flops / peaks[precision]:8.0%} {memory:8,.0f}")
-            line = dict(when=time.strftime("%Y-%m-%d"), size=size, contender=name, tokens_per_second=round(speed), rounds=[round(s) for s in speeds],
-                        gflops=round(speed * flops / 1e9), peak_mb=round(memory), threads=args.threads, torch=torch.__version__, cpu=platform.processor() or platform.machine())
+            line = dict(date=time.strftime("%Y-%m-%d"), task=f"training, {size}", library=name, tokens_per_second=round(speed), rounds=[round(s) for s in speeds],
+                        gflops=round(speed * flops / 1e9), share_of_peak=round(speed * flops / peaks[precision], 3), peak_mb=round(memory), **environment())
             with open(args.log, "a", encoding="utf-8") as log: log.write(json.dumps(line) + "\n")
 
 

@@ -10,9 +10,7 @@ __all__ = ['SCALES', 'Variant', 'without_norms', 'PostNormBlock', 'with_post_nor
 # %% ../nbs/17_experiments.ipynb #abf94c54
 import json, math, time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,9 +41,9 @@ class Variant:
 
 # %% ../nbs/17_experiments.ipynb #7be4757e
 SCALES = {
-    "cpu": dict(model=dict(vocab_size=2048, context_length=128, d_model=128, num_layers=4, num_heads=4),
-                training=dict(max_steps=800, batch_size=16, learning_rate=8e-3, min_learning_rate=4e-4, warmup_steps=80,
-                              weight_decay=0.1, betas=(0.9, 0.99), eval_interval=80, eval_windows=64)),
+    "cpu": dict(model=dict(vocab_size=1024, context_length=128, d_model=96, num_layers=3, num_heads=3),
+                training=dict(max_steps=600, batch_size=16, learning_rate=8e-3, min_learning_rate=4e-4, warmup_steps=60,
+                              weight_decay=0.1, betas=(0.9, 0.99), eval_interval=60, eval_windows=64)),
     "t4": dict(model=dict(vocab_size=32_000, context_length=256, d_model=512, num_layers=4, num_heads=16, d_ff=1344),
                training=dict(max_steps=5000, batch_size=32, learning_rate=2e-3, min_learning_rate=1e-4, warmup_steps=500,
                              weight_decay=0.1, betas=(0.9, 0.99), eval_interval=500, eval_windows=128)),
@@ -128,11 +126,11 @@ def experiments(
              "post-norm, rate / 8": dict(change=with_post_norm, training=at_rate(1 / 8)),
              "no norms": dict(change=without_norms), "no norms, rate / 8": dict(change=without_norms, training=at_rate(1 / 8))}
     return {
-        "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 5)],
+        "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 4)],
         "batch_size": [Variant(str(size), training=at_batch(size)) for size in (batch // 4, batch // 2, batch, batch * 2, batch * 4)],
         "parts": [Variant(label, **what) for label, what in parts.items()],
-        "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=30 if scale == "cpu" else 120)
-                       for size in (300, 512, 1024, 2048, 4096, 8192)],
+        "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=20 if scale == "cpu" else 120)
+                       for size in (300, 512, 1024, 2048, 4096)],
     }
 
 # %% ../nbs/17_experiments.ipynb #504f00b3
@@ -203,8 +201,8 @@ def run_variant(
         trainer = Trainer(model, train, valid, TrainingConfig(**values | dict(save_interval=values["max_steps"])), folder)
         try: trainer.fit()
         except FloatingPointError: pass
-        seconds, per_byte = time.perf_counter() - start, 1 / tokenizer.token_lengths[valid].mean()
-        curve = [(line["step"], round(bits_per_byte(line["valid_loss"], 1 / per_byte), 5))
+        seconds, bytes_per_token = time.perf_counter() - start, tokenizer.token_lengths[valid].mean()
+        curve = [(line["step"], round(float(bits_per_byte(line["valid_loss"], bytes_per_token)), 5))
                  for line in read_metrics(folder) if "valid_loss" in line]
     done = trainer.step == trainer.config.max_steps
     score = evaluate(model, valid, tokenizer).bits_per_byte if done else math.inf
