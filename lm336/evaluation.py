@@ -96,7 +96,8 @@ class Evaluation:
     def __str__(self):
         text = (f"{self.bits_per_byte:.4f} bits per byte, perplexity {self.perplexity:.2f} a token, "
                 f"over {self.num_tokens:,} tokens and {self.num_bytes:,} bytes")
-        return text if self.floor is None else f"{text}; {self.gap:.1%} above the entropy floor of {self.floor:.4f}"
+        if self.floor is None: return text
+        return f"{text}; {abs(self.gap):.1%} {'above' if self.gap >= 0 else 'below'} the entropy floor of {self.floor:.4f}"
 
 # %% ../nbs/14_evaluation.ipynb #ab0caeb1
 def evaluate(
