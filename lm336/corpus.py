@@ -20,7 +20,6 @@ from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 
 # %% ../nbs/00_corpus.ipynb #938a18ef
 END_OF_TEXT = "<|endoftext|>"
@@ -222,6 +221,7 @@ def download(
     FileNotFoundError if the server does not have it, ConnectionError after the last attempt (what came is kept for the
     next call), InputError if the bytes are not those that were promised.
     """
+    from tqdm.auto import tqdm              # as urllib3: only for those who download
     from urllib3.exceptions import HTTPError
     path = Path(path)
     if path.exists(): return path

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALES', 'Variant', 'without_norms', 'PostNormBlock', 'with_post_norm', 'without_positions', 'SiLUFeedForward',
            'with_silu', 'experiments', 'byte_entropy', 'share_learned', 'prepared', 'steps_within', 'run_variant',
-           'read_log', 'run_experiment']
+           'read_log', 'run_experiment', 'summary']
 
 # %% ../nbs/17_experiments.ipynb #abf94c54
 import json, math, time
@@ -27,7 +27,7 @@ from .evaluation import entropy_floor, environment, evaluate
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
 from .training import Trainer, TrainingConfig, read_metrics
-from .transformer import Transformer, TransformerConfig, parameter_count
+from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
 @dataclass
@@ -129,6 +129,8 @@ def experiments(
         "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 4)],
         "batch_size": [Variant(str(size), training=at_batch(size)) for size in (batch // 4, batch // 2, batch, batch * 2, batch * 4)],
         "parts": [Variant(label, **what) for label, what in parts.items()],
+        "precision": [Variant(name, training=dict(precision=name, max_steps=1000 if scale == "cpu" else steps))
+                      for name in ("float32", "bfloat16")],
         "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=20 if scale == "cpu" else 120)
                        for size in (300, 512, 1024, 2048, 4096)],
     }
@@ -237,5 +239,16 @@ def run_experiment(
     done = {(record["variant"], record["seed"]) for record in read_log(log, **where)}
     jobs = [(variant, seed) for variant in experiments(scale)[name] for seed in range(seeds) if (variant.label, seed) not in done]
     for variant, seed in tqdm(jobs, unit="run"):
-        record = where | run_variant(variant, seed, data, scale, cache) | dict(when=time.strftime("%Y-%m-%d"), **environment())
+        record = where | run_variant(variant, seed, data, scale, cache) | dict(date=time.strftime("%Y-%m-%d"), **environment())
         with open(log, "a", encoding="utf-8") as file: file.write(json.dumps(record) + "\n")
+
+# %% ../nbs/17_experiments.ipynb #7c699006
+def summary(
+    records: list[dict],    # of one experiment
+    measure=lambda record: record["bits_per_byte"],   # what of them
+) -> dict[str, tuple[float, float, list[float]]]:     # variant -> mean, standard deviation, one value for each seed
+    "Mean and spread over the seeds. A diverged run makes the mean infinite, and is not hidden by it."
+    found = {}
+    for record in records: found.setdefault(record["variant"], []).append(measure(record))
+    spread = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
+    return {label: (float(np.mean(values)), spread(values), values) for label, values in found.items()}

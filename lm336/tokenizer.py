@@ -13,7 +13,6 @@ from threading import Lock
 
 import numpy as np
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 
 from .bpe import (KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
                        replace_pair, special_regex, text_blocks, train_bpe)
@@ -526,6 +525,7 @@ def encode_file(
     ids_path,  # the .npy file to write
 ) -> int:
     "Encode a text to a file of ids, whole or not at all. Returns the number of tokens."
+    from tqdm.auto import tqdm              # here: a twentieth of a second, only for those who see the bar
     dtype, total = token_dtype(self.vocab_size), 0
     text_path = Path(text_path)
     size = text_path.stat().st_size if text_path.suffix == ".txt" and text_path.is_file() else None
