@@ -107,7 +107,7 @@ def test_stub_is_documented(exercise):
     name, stub, *_ = parts(exercise)
     function, = [node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
     assert ast.get_docstring(function)
-    for arg in function.args.args: assert re.search(rf"^ +{arg.arg}\b.*  # \w", stub, re.M), f"{name}({arg.arg})"
+    for arg in function.args.args: assert re.search(rf"^ +{arg.arg}\b.*  # \S", stub, re.M), f"{name}({arg.arg})"
 
 
 @pytest.mark.parametrize("exercise", WRITTEN, ids=label)
@@ -146,7 +146,8 @@ def test_course_questions_have_a_home():
 
 def test_grade_says_what_is_wrong(capsys):
     from lm336.exercises import grade
-    def check(f): assert f(2) == 4, "did you square it?"
+    def check(f):
+        if f(2) != 4: raise AssertionError("did you square it?")      # a bare assert would be rewritten by pytest
     def stub(x): raise NotImplementedError
     def double_(x): return x + 1
     def crash(x): return undefined
