@@ -126,7 +126,7 @@ def experiments(
              "post-norm, rate / 8": dict(change=with_post_norm, training=at_rate(1 / 8)),
              "no norms": dict(change=without_norms), "no norms, rate / 8": dict(change=without_norms, training=at_rate(1 / 8))}
     return {
-        "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 4)],
+        "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 7)],
         "batch_size": [Variant(str(size), training=at_batch(size)) for size in (batch // 4, batch // 2, batch, batch * 2, batch * 4)],
         "parts": [Variant(label, **what) for label, what in parts.items()],
         "precision": [Variant(name, training=dict(precision=name, max_steps=1000 if scale == "cpu" else steps))

@@ -107,7 +107,7 @@ def test_stub_is_documented(exercise):
     name, stub, *_ = parts(exercise)
     function, = [node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
     assert ast.get_docstring(function)
-    for arg in function.args.args: assert re.search(rf"^ +{arg.arg}\b.*  # \S", stub, re.M), f"{name}({arg.arg})"
+    for arg in function.args.args: assert re.search(rf"^ +{arg.arg}\b.* # \S", stub, re.M), f"{name}({arg.arg})"
 
 
 @pytest.mark.parametrize("exercise", WRITTEN, ids=label)
