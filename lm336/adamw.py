@@ -74,7 +74,8 @@ def _adamw_loop(params, grads, exp_avgs, exp_avg_sqs, steps,
 # %% ../nbs/10_adamw.ipynb #4dae0235
 def _adamw_fused(params, grads, exp_avgs, exp_avg_sqs, steps, *, found_inf=None, **options):
     "The same in one pass over the memory of all parameters: PyTorch's kernel. Where found_inf is 1, nothing changes."
-    torch._foreach_add_(steps, 1 if found_inf is None else 1 - found_inf)
+    torch._foreach_add_(steps, 1)
+    if found_inf is not None: torch._foreach_sub_(steps, [found_inf] * len(steps))
     torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps,
                         amsgrad=False, maximize=False, found_inf=found_inf, **options)
 

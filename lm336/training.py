@@ -234,7 +234,9 @@ def process_group(
 ) -> tuple[int, int]:       # its rank, and the number of processes
     "Join the processes that `torchrun` started; (0, 1) for a process on its own."
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1 and not dist.is_initialized(): dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if count > 1 and not dist.is_initialized():
+        if device.type == "cuda": torch.cuda.set_device(device)      # what barrier() and the like then use
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank, count
 
 def pick_device() -> torch.device:
@@ -556,7 +558,7 @@ def counted_flops(
         aten._scaled_dot_product_flash_attention_for_cpu: lambda *s, **_: sdpa_flop_count(*s[:3]),
         aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *s, **_: sdpa_backward_flop_count(*s[:4])}
     with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
-        torch.autograd.grad(objective(inputs, targets), list(objective.model.parameters()))
+        torch.autograd.grad(objective(inputs, targets), [p for p in objective.parameters() if p.requires_grad])
     return counter.get_total_flops()
 
 # %% ../nbs/12_training.ipynb #c3f8e849
