@@ -3,6 +3,7 @@
     python benchmarks/training.py                              both sizes, without nanoGPT
     python benchmarks/training.py --nanogpt ../nanoGPT         with the GPT of model.py in that folder
     python benchmarks/training.py --size small --compile       with torch.compile as well
+    python benchmarks/training.py --size small --variants      lm336 alone: as it ships, and with one thing done otherwise
 
 Every contender lives in a process of its own (so that its peak memory is its own) and takes its turn: round 1 of all, round 2 of
 all, ... The table has medians over the rounds, and the same numbers go to training.jsonl, one line for each contender. The
@@ -11,6 +12,7 @@ A step is forward, loss, backward, clipping to norm 1 and AdamW; the plain ones 
 and its fused AdamW. Share of peak: against this machine's own 2048 x 2048 x 2048 product in the same number format.
 """
 import argparse, json, os, shlex, statistics, sys, time
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,8 +107,46 @@ def torch_step(shape, precision, compiled, nanogpt):
     return step, ids[:, 1:].numel(), 3 * (2 * matrices + 4 * L * T * d)
 
 
-def worker(connection, make, threads, steps, *args):
+def attention_as_products():
+    "Two batched products in place of PyTorch's fused attention."
+    from lm336 import attention
+    attention.products_are_faster = lambda q, k: True
+
+
+def products_apart():
+    "q, k and v, and the two products of SwiGLU, each by itself: no weights are stacked, no gradients put together."
+    from torch.nn.functional import silu
+    from lm336 import attention, block
+    def project(self, x, token_positions=None):
+        q, k, v = (self.split_heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        return self.rope(q, token_positions), self.rope(k, token_positions), v
+    attention.MultiHeadSelfAttention.project = project
+    block.SwiGLU.forward = lambda self, x: self.w2(silu(self.w1(x)) * self.w3(x))
+
+
+def loss_in_larger_chunks():
+    "2,048 rows of logits at a time, not 512."
+    from lm336 import loss, training
+    training.linear_cross_entropy = partial(loss.linear_cross_entropy, chunk_size=2048)
+
+
+def memory_is_kept():
+    "The C library gives no memory back to the system (glibc: M_MMAP_MAX 0, M_TRIM_THRESHOLD 2 GiB)."
+    import ctypes
+    for what, value in ((-4, 0), (-1, 2**31 - 1)): ctypes.CDLL(None).mallopt(what, value)
+
+
+def huge_pages():
+    "PyTorch asks for pages of 2 MB."
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
+
+
+VARIANTS = attention_as_products, products_apart, loss_in_larger_chunks, memory_is_kept, huge_pages
+
+
+def worker(connection, threads, steps, change, make, *args):
     "Builds one contender, then runs `steps` steps whenever asked, and answers with seconds a step and peak memory in MB."
+    if change: change()
     import torch
     from lm336.training import peak_memory
     torch.set_num_threads(threads)
@@ -139,19 +179,25 @@ def matrix_peak(threads, precisions):
 
 
 def contenders(precisions, nanogpt, compiled):
-    "(name, step maker, precision, compiled, nanoGPT's folder or None) of everybody who takes part."
+    "(name, change, step maker, precision, compiled, nanoGPT's folder) of everybody who takes part, none changed."
     makers  = [("lm336", lm336_step, None), ("plain Llama", torch_step, None)]
     makers += [("nanoGPT", torch_step, nanogpt)] if nanogpt else []
-    return [(f"{name} {precision}" + " compiled" * on, make, precision, on, folder)
+    return [(f"{name} {precision}" + " compiled" * on, None, make, precision, on, folder)
             for on in ([False, True] if compiled else [False]) for precision in precisions for name, make, folder in makers]
+
+
+def variants(precisions):
+    "The same for lm336 as it ships, and with one thing done otherwise."
+    return [(f"lm336 {precision}" + (f", {change.__name__.replace('_', ' ')}" if change else ""), change, lm336_step, precision, False, None)
+            for precision in precisions for change in (None, *VARIANTS)]
 
 
 def measure(field, shape, threads, rounds, steps):
     "name -> (tokens in a step, operations for a token, seconds to be ready), and name -> (seconds a step, MB) of every round."
     context, pipes, facts, timings = get_context("spawn"), {}, {}, {name: [] for name, *_ in field}
-    for name, make, *rest in field:
+    for name, change, make, *rest in field:
         pipes[name], other = context.Pipe()
-        context.Process(target=worker, args=(other, make, threads, steps, shape, *rest), daemon=True).start()
+        context.Process(target=worker, args=(other, threads, steps, change, make, shape, *rest), daemon=True).start()
         facts[name] = pipes[name].recv()
     for _ in range(rounds):
         for name in timings:
@@ -178,6 +224,7 @@ def main():
     parser.add_argument("--size", choices=SIZES, action="append", help="default: all")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT (the folder with model.py)")
     parser.add_argument("--compile", action="store_true", help="everybody under torch.compile, too")
+    parser.add_argument("--variants", action="store_true", help="lm336 with one thing done otherwise, and nobody else")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -194,26 +241,27 @@ def main():
               "the bfloat16 contenders stay out, and what they would reach elsewhere cannot be told from here.")
     words = [Path(word).name if i and sys.argv[i - 1] == "--nanogpt" else word for i, word in enumerate(sys.argv)]
     command = shlex.join(["python", "benchmarks/training.py", *words[1:]])             # nanoGPT's folder by its name alone
-    field = contenders(precisions, args.nanogpt, args.compile)
+    field = variants(precisions) if args.variants else contenders(precisions, args.nanogpt, args.compile)
+    task  = "variants of training" if args.variants else "training"
     for size in args.size or SIZES:
         before, (facts, timings) = matrix_peak(args.threads, precisions), measure(field, SIZES[size], args.threads, args.rounds, args.steps)
         peaks = {kind: max(peak, before[kind]) for kind, peak in matrix_peak(args.threads, precisions).items()}   # others may have been busy
         print(f"\n{size}: {SIZES[size]}, {args.threads} threads, torch {torch.__version__}; peak of a product: "
               + ", ".join(f"{kind} {peak / 1e9:.0f} GFLOP/s" for kind, peak in peaks.items()))
-        print(f"{'':30} {'tokens/s':>9} {'(min, max)':>16} {'GFLOP/s':>8} {'of peak':>8} {'peak MB':>8} {'ready after':>11}")
+        print(f"{'':38} {'tokens/s':>9} {'(min, max)':>16} {'GFLOP/s':>8} {'of peak':>8} {'peak MB':>8} {'ready after':>11}")
         speed, shares = {}, {}
-        for name, _, precision, *_ in field:
+        for name, _, _, precision, *_ in field:
             tokens, flops, ready = facts[name]
             speeds = [tokens / seconds for seconds, _ in timings[name]]
             speed[name], memory = statistics.median(speeds), max(memory for _, memory in timings[name])
             shares[name] = speed[name] * flops / peaks[precision]
-            print(f"{name:30} {speed[name]:9,.0f} {f'({min(speeds):,.0f}, {max(speeds):,.0f})':>16} {speed[name] * flops / 1e9:8.0f} "
+            print(f"{name:38} {speed[name]:9,.0f} {f'({min(speeds):,.0f}, {max(speeds):,.0f})':>16} {speed[name] * flops / 1e9:8.0f} "
                   f"{shares[name]:8.0%} {memory:8,.0f} {ready:9.1f} s")
-            line = dict(date=time.strftime("%Y-%m-%d"), task=f"training, {size}", library=name, tokens_per_second=round(speed[name]), rounds=[round(s) for s in speeds],
+            line = dict(date=time.strftime("%Y-%m-%d"), task=f"{task}, {size}", library=name, tokens_per_second=round(speed[name]), rounds=[round(s) for s in speeds],
                         gflops=round(speed[name] * flops / 1e9), share_of_peak=round(shares[name], 3), peak_gflops=round(peaks[precision] / 1e9), peak_mb=round(memory),
                         ready_seconds=round(ready, 1), command=command, **environment())
             with open(args.log, "a", encoding="utf-8") as log: log.write(json.dumps(line) + "\n")
-        verdict(speed, shares)
+        if not args.variants: verdict(speed, shares)
 
 
 if __name__ == "__main__": main()

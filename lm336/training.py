@@ -390,6 +390,12 @@ def read_metrics(
         except ValueError: break
     return lines
 
+# %% ../nbs/12_training.ipynb #77b5441f
+@patch
+def last_checkpoint(self: Trainer) -> Path:
+    "Path of the newest checkpoint in the run folder, None where there is none."
+    return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
+
 # %% ../nbs/12_training.ipynb #f630d59d
 @patch
 def watch(self: Trainer,
@@ -412,11 +418,6 @@ def watch(self: Trainer,
 def _kept(last): return f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
 
 # %% ../nbs/12_training.ipynb #26806cf8
-@patch
-def last_checkpoint(self: Trainer) -> Path:
-    "Path of the newest checkpoint in the run folder, None where there is none."
-    return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
-
 @patch
 def save(self: Trainer):
     "Write a checkpoint and the weights; of the checkpoints, keep the last two. `OSError` where the disk is full."
