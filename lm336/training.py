@@ -584,6 +584,18 @@ def account(self: Trainer,
     with atomic_path(self.folder / "accounting.json") as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
+# %% ../nbs/12_training.ipynb #dbaa824d
+@patch
+def look(self: Trainer,
+    seconds: float,   # since training began
+    speed: float,     # tokens per second so far
+    live: bool,       # draw the curve in the notebook
+):
+    "Measure the loss on the validation text, log it with time, speed and memory, and draw the curve."
+    self.log(valid_loss=self.validate(), seconds=round(seconds, 2), tokens_per_second=round(speed),
+             peak_bytes=peak_memory(self.device))
+    if live and self.rank == 0: self.show(speed)
+
 # %% ../nbs/12_training.ipynb #e7be6882
 @patch
 def finish(self: Trainer,
@@ -603,12 +615,12 @@ def fit(self: Trainer,
     live: bool = False,   # draw the curve in the notebook while it grows
 ) -> dict:
     "Train to `max_steps`, from wherever the trainer stands. Returns the last validation line of metrics.jsonl."
-    c, waiting, speed, program = self.config, [], 0.0, resident_memory()
+    c, waiting, program = self.config, [], resident_memory()
+    if not self.step and not self.rank: (self.folder / "metrics.jsonl").unlink(missing_ok=True)   # of a start cut short
     tokens_per_step, start, first = c.batch_size * self.context_length, time.perf_counter(), self.step
     with tqdm(total=c.max_steps, initial=self.step, unit="step", dynamic_ncols=True, disable=self.rank > 0) as bar:
         while self.step < c.max_steps:
-            rate = self.learning_rate()
-            waiting.append((self.step + 1, rate, *self.train_step()))
+            waiting.append((self.step + 1, self.learning_rate(), *self.train_step()))
             bar.update()
             due = lambda interval: self.step % interval == 0 or self.step == c.max_steps
             if due(c.log_interval) or due(c.eval_interval) or due(c.save_interval):
@@ -616,10 +628,7 @@ def fit(self: Trainer,
                 speed = (self.step - first) * tokens_per_step / seconds
                 skipped = {"skipped": int(self.skipped)} if self.skipped else {}
                 bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{speed:,.0f}", **skipped, refresh=False)
-            if due(c.eval_interval):
-                self.log(valid_loss=self.validate(), seconds=round(time.perf_counter() - start, 2),
-                         tokens_per_second=round(speed), peak_bytes=peak_memory(self.device))
-                if live and self.rank == 0: self.show(speed)
+            if due(c.eval_interval): self.look(seconds, speed, live)
             if due(c.save_interval): self.save()
     self.finish(program, time.perf_counter() - start, self.step - first)
     return [line for line in read_metrics(self.folder) if "valid_loss" in line][-1]

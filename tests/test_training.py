@@ -78,6 +78,25 @@ def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
     assert not list((tmp_path / "run").rglob(".*.tmp")), "what the killed process left is cleared away"
 
 
+def test_killed_before_the_first_checkpoint_and_begun_again(preset, unbroken, tmp_path):
+    run = json.loads(preset.read_text())
+    run["training"]["save_interval"] = 60
+    (tmp_path / "preset.json").write_text(json.dumps(run))
+    process = lm336("pretrain", "--preset", tmp_path / "preset.json", "--out", tmp_path / "run")
+    while not read_metrics(tmp_path / "run"):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    process.kill()
+    finish(process)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step_*")), "killed too late for this test"
+    status, _, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
+    assert status == 1 and "has no checkpoint to resume from: start the run without --resume" in err, err
+    status, _, err = finish(lm336("pretrain", "--preset", tmp_path / "preset.json", "--out", tmp_path / "run"))
+    assert status == 0, err
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert measured(tmp_path / "run") == measured(unbroken), "do the lines of the first attempt stand before those of the second?"
+
+
 def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
     torch.manual_seed(0)
     tokens = np.arange(4000) % 300 if tokens is None else tokens
