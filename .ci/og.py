@@ -4,7 +4,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PAPER, INK, ACCENT = "#fdfcf9", "#22201c", "#8c3b1f"
+PAPER, INK, ACCENT = "#fbfaf7", "#1d2730", "#0b6770"     # as in nbs/theme-light.scss
 STEPS = "text", "tokens", "vectors", "attention", "logits", "text"
 
 figure = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
