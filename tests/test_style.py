@@ -198,9 +198,10 @@ def test_one_definition_in_one_place():
 @pytest.mark.parametrize("chapter", NUMBERED, ids=lambda chapter: chapter.path.stem)
 def test_a_module_uses_only_those_above_it(chapter):
     above = {other.module for other in NUMBERED[:NUMBERED.index(chapter)]}
-    for cell in chapter.code:
-        if not cell.exported: continue
-        for node in ast.walk(cell.tree):
+    def is_program(node): return isinstance(node, ast.If) and "__name__" in set(identifiers(node.test))
+    statements = [node for cell in chapter.code if cell.exported for node in cell.tree.body if not is_program(node)]
+    for statement in statements:
+        for node in ast.walk(statement):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("lm336"): continue
             used = {node.module.partition(".")[2]} - {""} or {alias.name for alias in node.names if (NBS.parent/f"lm336/{alias.name}.py").exists()}
             assert used <= above, f"{chapter.path.name} exports an import of {', '.join(used - above)}"
