@@ -125,14 +125,14 @@ def experiments(
              "no positions": dict(change=without_positions), "post-norm": dict(change=with_post_norm),
              "post-norm, rate / 8": dict(change=with_post_norm, training=at_rate(1 / 8)),
              "no norms": dict(change=without_norms), "no norms, rate / 8": dict(change=without_norms, training=at_rate(1 / 8))}
-    places = {"pre-norm": None, "post-norm": with_post_norm, "no norms": without_norms}
     long, clock = (1000, 20) if scale == "cpu" else (steps, 120)
     return {
         "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 7)],
         "batch_size": [Variant(str(size), training=at_batch(size)) for size in (batch // 4, batch // 2, batch, batch * 2, batch * 4)],
         "parts": [Variant(label, **what) for label, what in parts.items()],
         "norms": [Variant(f"{label}, {rate * 2.0**k:g}", change=change, training=at_rate(2.0**k))
-                  for label, change in places.items() for k in (1, 2, 3)],
+                  for label, change in (("pre-norm", None), ("post-norm", with_post_norm), ("no norms", without_norms))
+                  for k in (1, 2, 3)],
         "precision": [Variant(name, training=dict(precision=name, max_steps=long)) for name in ("float32", "bfloat16")],
         "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=clock)
                        for size in (300, 512, 1024, 2048, 4096)],
