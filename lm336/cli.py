@@ -11,7 +11,9 @@ import json, math, sys, time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from fastcore.script import Param, anno_parser
@@ -19,12 +21,12 @@ from fastcore.script import Param, anno_parser
 from .corpus import END_OF_TEXT, InputError, atomic_path
 from .dataset import load_tokens, prepare
 from .evaluation import Evaluation, below_floor, entropy_floor, evaluate_run, read_run
-from .experiments import run_experiment
+from .experiments import run_experiment, steps_within
 from .generation import generate_stream
 from .interop import to_web
 from .tokenizer import Tokenizer
 from .training import PRESETS, Trainer, load_preset, pick_device, process_group
-from .transformer import Transformer, parameter_count
+from .transformer import Transformer, TransformerConfig, parameter_count
 
 # %% ../nbs/19_cli.ipynb #82727051
 def run_preset(
@@ -70,11 +72,20 @@ def _tell(score):
 # %% ../nbs/19_cli.ipynb #37238491
 def lm336_demo(
     out: str = "runs/demo",   # the run folder
+    minutes: float = 3.8,     # training may take this long; a slow machine then makes fewer steps
 ):
     "Write a corpus of stories, train a tokenizer and a small model on it, measure it, let it tell stories: minutes on a CPU."
     start = time.perf_counter()
     if (Path(out) / "run.json").exists(): raise InputError(f"{out} already holds a run: give another --out, or remove it")
-    score, texts = run_preset("demo_cpu", out)
+    preset, wanted = PRESETS["demo_cpu"], PRESETS["demo_cpu"]["training"]["max_steps"]
+    model = TransformerConfig(**preset["model"])
+    fits = steps_within(60 * minutes, model, preset["training"], np.arange(10_000) % model.vocab_size)
+    if fits["max_steps"] < wanted:
+        print(f"This machine makes {fits['max_steps']:,} of the usual {wanted:,} steps in {minutes:g} minutes.")
+        preset = preset | dict(training=preset["training"] | fits)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "demo.json").write_text(json.dumps(preset), encoding="utf-8")
+        score, texts = run_preset(Path(folder) / "demo.json", out)
     print("\n\n* * *\n\n".join(["", *texts, ""]))
     _tell(score)
     print(f"{time.perf_counter() - start:.0f} s in all. The run is in {out}: report.md, samples.md, loss.png. Now try\n"
