@@ -8,7 +8,7 @@ WORKERS     ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lab docs bench readme notebooks clean
+.PHONY: help demo test lab docs bench readme notebooks clean quarto
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -18,13 +18,12 @@ demo: $(VENV)/runtime           ## corpus -> tokenizer -> training -> evaluation
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/dev               ## every notebook, then every test
 	$(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
-	$(BIN)/python -m pytest -q --timeout 600 --durations 10 tests
+	$(BIN)/python -m pytest -q -rs --timeout 600 --durations 10 tests
 
 lab: $(VENV)/dev                ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
-docs: $(VENV)/dev               ## render the site and serve it (needs Quarto)
-	@command -v quarto >/dev/null || { echo "make docs needs Quarto: run $(BIN)/nbdev_install_quarto, or see https://quarto.org/docs/get-started/"; exit 1; }
+docs: quarto $(VENV)/dev        ## render the site and serve it (needs Quarto)
 	PATH=$(abspath $(BIN)):$$PATH python .ci/site.py render
 	$(BIN)/python -m http.server --directory _docs 3000
 
@@ -41,6 +40,9 @@ notebooks: $(VENV)/dev          ## run every notebook in place, clean it, export
 
 clean:           ## remove what the other targets made
 	rm -rf $(VENV) _docs _proc runs build *.egg-info
+
+quarto:
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which is not a Python package: get it from https://quarto.org/docs/get-started/, then run make docs again"; exit 1; }
 
 # A virtual environment, also where Debian has left out ensurepip; then torch: with CUDA where there is
 # an NVIDIA GPU, else the CPU build, which PyTorch serves from an index of its own.

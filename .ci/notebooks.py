@@ -1,7 +1,7 @@
 """What nbdev leaves to do without Quarto: run notebooks in place, and write README.md from index.ipynb.
 
     python .ci/notebooks.py execute nbs/05_rope.ipynb ...   run top to bottom, store clean outputs
-    python .ci/notebooks.py readme [--check]                README.md from nbs/index.ipynb
+    python .ci/notebooks.py readme [--check]                the times on the first page's map, and README.md from nbs/index.ipynb
 """
 import argparse, json, os, re, sys
 from pathlib import Path
@@ -86,6 +86,22 @@ def execute(path, timeout):
     print("ran", path)
 
 
+def times_on_the_map(check):
+    "The map of chapters on the first page gives each chapter the time that its own opening box gives; `check` only compares."
+    path = get_config().nbs_path/"index.ipynb"
+    nb = read_nb(path)
+    def time(entry):
+        chapter = (path.parent/entry[2]).read_text(encoding="utf-8")
+        box = re.search(r"\*\*Time here\*\*:? ([^.;\\]+)", chapter)
+        if not box: sys.exit(f"nbs/{entry[2]} has no **Time here** in its opening box, and the first page's map needs it")
+        return f"{entry[1]}*{box[1].strip()}*"
+    for cell in nb.cells:
+        fresh = re.sub(r"(?m)^(- \[[^\]]+\]\((\w+\.ipynb)\).* · )\*.*\*$", time, cell.source)
+        if check and fresh != cell.source: sys.exit("the map in nbs/index.ipynb has other times than the chapters' boxes: run `make readme` and commit both")
+        cell.source = fresh
+    if not check: write_nb(nb, path)
+
+
 def readme():
     "index.ipynb as Markdown, the way nbdev_readme would have it."
     os.environ["IN_TEST"] = "1"
@@ -100,7 +116,7 @@ def readme():
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r"<script.*?</script>\n?", "", body)
     body = re.sub(r'src="(\w+\.png)"', r'src="nbs/\1"', body)
-    body = re.sub(r"\]\((\w+)\.ipynb\)", r"](nbs/\1.ipynb)", re.sub(r"\n{3,}", "\n\n", body).strip())
+    body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", re.sub(r"\n{3,}", "\n\n", body).strip())
     return (f"# {matter['title']}\n\n<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->\n\n"
             f"> {matter['description']}\n\n{body}\n")
 
@@ -117,6 +133,7 @@ if __name__ == "__main__":
     if args.command == "execute":
         for path in args.notebooks: execute(path, args.timeout)
     else:
+        times_on_the_map(args.check)
         target, text = get_config().config_path / "README.md", readme()
         if not args.check: target.write_text(text, encoding="utf-8")
         elif not target.exists() or target.read_text(encoding="utf-8") != text:

@@ -23,18 +23,20 @@ def tidy(text):
 def actions(name):
     "Under a chapter's title: Colab and the notebook itself."
     repo = CFG.git_url.removeprefix("https://github.com/")
-    return (f"[Open in Colab](https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}) · "
-            f"[Download the notebook](notebooks/{name})")
+    return ("::: {.lm336-actions}\n"
+            f"[Open in Colab](https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}) "
+            f"(there, first `%pip install git+{CFG.git_url}`) · [Download the notebook](notebooks/{name})\n:::")
 
 
-def mend(path):
-    "What nbdev's processing leaves to do on one notebook."
+def mend(path, described):
+    "What nbdev's processing leaves to do on one notebook; `described` holds the places where a name has its documentation."
     nb = read_nb(path)
+    def settle(text): return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lambda link: link[0] if link[2] in described else f"]({link[1]})", tidy(text))
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             data = out.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = tidy("".join(data["text/markdown"])).splitlines(keepends=True)
-        if cell.cell_type == "markdown": cell.source = tidy(cell.source)
+            if "text/markdown" in data: data["text/markdown"] = settle("".join(data["text/markdown"])).splitlines(keepends=True)
+        if cell.cell_type == "markdown": cell.source = settle(cell.source)
     if path.name[:2].isdigit(): nb.cells.insert(1, mk_cell(actions(path.name), "markdown"))
     write_nb(nb, path)
 
@@ -50,13 +52,37 @@ def assets(to):
 def proc():
     proc_nbs(n_workers=2, force=True)
     shutil.copy(ROOT/"_quarto.yml", PROC/"_quarto.yml")     # nbs/ holds a link to it, a line of text where git makes no links
-    for path in PROC.glob("*.ipynb"): mend(path)
+    paths = list(PROC.glob("*.ipynb"))
+    described = {name.lower() for path in paths for name in re.findall(r"###+ ([\w.]+)\\n", path.read_text(encoding="utf-8"))}
+    for path in paths: mend(path, described)
     assets(PROC)
+
+
+BASE = """<script>
+  // A page for an address that does not exist: its links start where the site does, at the nearest folder above that has search.json.
+  for (let at = location.pathname; at; at = at.slice(0, -1)) {
+    at = at.slice(0, at.lastIndexOf("/") + 1);
+    const ask = new XMLHttpRequest();
+    ask.open("HEAD", at + "search.json", false);
+    try { ask.send(); } catch { continue; }
+    if (ask.status === 200) { document.write(`<base href="${at}">`); break; }
+  }
+</script>
+<noscript><base href="%s"></noscript>
+"""
+
+
+def at_any_depth(page, path):
+    "404.html, which a server sends for addresses of any depth, with its links no longer bound to the path that settings.ini names."
+    page = re.sub(rf"""(["'(]){re.escape(path)}""", r"\1./", page)
+    return re.sub(r"(<head[^>]*>)", lambda head: f"{head[0]}\n{BASE % path}", page, count=1)
 
 
 def render():
     proc()
     subprocess.run(["quarto", "render", "--no-cache"], cwd=PROC, check=True)
+    missing = PROC/"_docs/404.html"
+    missing.write_text(at_any_depth(missing.read_text(encoding="utf-8"), CFG.doc_baseurl.rstrip("/") + "/"), encoding="utf-8")
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/"_docs", DOCS)
     for name in ("web", "model"):

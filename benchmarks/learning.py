@@ -6,7 +6,7 @@
 The contenders take turns, and a figure is the median over the turns. A line of JSON for every figure goes
 to benchmarks/learning.jsonl.
 """
-import argparse, json, os, statistics, sys, time
+import argparse, json, os, shlex, statistics, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lm336.adamw import AdamW, clip_grad_norm_
 from lm336.evaluation import environment
 from lm336.loss import linear_cross_entropy
+from lm336.training import cpu_has_bfloat16
 from lm336.transformer import TransformerConfig, parameter_shapes
 
 SIZES = {
@@ -79,13 +80,16 @@ def main():
     parser.add_argument("--threads", type=int, default=None, help="of torch; its own choice if not given")
     args = parser.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
-    where = environment()
+    where, dtypes = environment(), [torch.float32]
+    if cpu_has_bfloat16(): dtypes.append(torch.bfloat16)
+    else: print("This CPU has no bfloat16 instructions (neither amx_bf16 nor avx512_bf16 in /proc/cpuinfo): the loss is measured in float32 alone.")
+    command = shlex.join(["python", "benchmarks/learning.py", *sys.argv[1:]])
     print("  ".join(f"{key} {value}" for key, value in where.items()))
     print(f"medians of {args.repeats} turns; speed relative to the first line of each group\n")
     for size in args.sizes:
         config = TransformerConfig(**SIZES[size])
         groups = {"AdamW step": optimizers(config), "clipping": clippers(config)}
-        groups |= {f"loss {str(dtype)[6:]}": losses(config, args.tokens, dtype) for dtype in (torch.float32, torch.bfloat16)}
+        groups |= {f"loss {str(dtype)[6:]}": losses(config, args.tokens, dtype) for dtype in dtypes}
         for what, functions in groups.items():
             seconds = take_turns(functions, args.repeats)
             first = statistics.median(next(iter(seconds.values())))
@@ -94,7 +98,7 @@ def main():
                 print(f"{size:10}{what:14} {who:22}{1e3 * median:9.2f} ms {first / median:6.2f}", flush=True)
                 with open(LOG, "a", encoding="utf-8") as log:
                     log.write(json.dumps(dict(date=time.strftime("%Y-%m-%d"), task=f"{what}, {size}", library=who, ms=round(1e3 * median, 3), relative_speed=round(first / median, 3),
-                                              seconds=[round(s, 5) for s in turns], load=round(os.getloadavg()[0], 1), **where)) + "\n")
+                                              seconds=[round(s, 5) for s in turns], command=command, load=round(os.getloadavg()[0], 1), **where)) + "\n")
 
 
 if __name__ == "__main__": main()

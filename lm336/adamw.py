@@ -9,6 +9,7 @@ __all__ = ['SGD', 'AdamW', 'clip_grad_norm_']
 import math
 
 import torch
+from fastcore.basics import patch
 
 from .corpus import InputError
 
@@ -36,24 +37,26 @@ class SGD(torch.optim.Optimizer):
         _check_rates(lr=_at_least_0(lr), momentum=_below_1(momentum))
         super().__init__(params, dict(lr=lr, momentum=momentum))
 
-    @torch.no_grad()
-    def step(self,
-        closure=None,  # recomputes the loss, as for every PyTorch optimizer
-    ):                 # the closure's loss, if there is one
-        "Move every parameter that has a gradient."
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None: continue
-                direction = p.grad
-                if group["momentum"]:
-                    state = self.state[p]
-                    if not state: state["momentum_buffer"] = torch.zeros_like(p)
-                    direction = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
-                p.add_(direction, alpha=-group["lr"])
-        return loss
+# %% ../nbs/10_adamw.ipynb #00134c00
+@patch
+@torch.no_grad()
+def step(self: SGD,
+    closure=None,  # recomputes the loss, as for every PyTorch optimizer
+):                 # the closure's loss, if there is one
+    "Move every parameter that has a gradient."
+    loss = None
+    if closure is not None:
+        with torch.enable_grad(): loss = closure()
+    for group in self.param_groups:
+        for p in group["params"]:
+            if p.grad is None: continue
+            direction = p.grad
+            if group["momentum"]:
+                state = self.state[p]
+                if not state: state["momentum_buffer"] = torch.zeros_like(p)
+                direction = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+            p.add_(direction, alpha=-group["lr"])
+    return loss
 
 # %% ../nbs/10_adamw.ipynb #be3b102b
 def _adamw_loop(params, grads, exp_avgs, exp_avg_sqs, steps,
@@ -69,11 +72,12 @@ def _adamw_loop(params, grads, exp_avgs, exp_avg_sqs, steps,
         p.sub_(lr * m_hat / (v_hat.sqrt() + eps))                       # ... and the step
 
 # %% ../nbs/10_adamw.ipynb #4dae0235
-def _adamw_fused(params, grads, exp_avgs, exp_avg_sqs, steps, **options):
-    "The same in one pass over the memory of all parameters: PyTorch's kernel."
+def _adamw_fused(params, grads, exp_avgs, exp_avg_sqs, steps, *, found_inf=None, **options):
+    "The same in one pass over the memory of all parameters: PyTorch's kernel. Where found_inf is 1, nothing changes."
     torch._foreach_add_(steps, 1)
+    if found_inf is not None: torch._foreach_sub_(steps, [found_inf] * len(steps))
     torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps,
-                        amsgrad=False, maximize=False, **options)
+                        amsgrad=False, maximize=False, found_inf=found_inf, **options)
 
 # %% ../nbs/10_adamw.ipynb #4b9feb78
 class AdamW(torch.optim.Optimizer):
@@ -96,27 +100,30 @@ class AdamW(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay,
                                       fused=fused))
 
-    @torch.no_grad()
-    def step(self,
-        closure=None,  # recomputes the loss, as for every PyTorch optimizer
-    ):                 # the closure's loss, if there is one
-        "Move every parameter that has a gradient."
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params: continue
-            for p in params:
-                if self.state[p]: continue
-                counter = torch.zeros((), device=p.device if group["fused"] else "cpu")
-                self.state[p] = dict(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p), step=counter)
-            names = "exp_avg", "exp_avg_sq", "step"
-            beta1, beta2 = group["betas"]
-            (_adamw_fused if group["fused"] else _adamw_loop)(
-                params, [p.grad for p in params], *([self.state[p][name] for p in params] for name in names),
-                lr=group["lr"], beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"])
-        return loss
+# %% ../nbs/10_adamw.ipynb #3768180e
+@patch
+@torch.no_grad()
+def step(self: AdamW,
+    closure=None,  # recomputes the loss, as for every PyTorch optimizer
+):                 # the closure's loss, if there is one
+    "Move every parameter that has a gradient."
+    loss = None
+    if closure is not None:
+        with torch.enable_grad(): loss = closure()
+    overflow = {"found_inf": self.found_inf} if hasattr(self, "found_inf") else {}    # left here by a GradScaler
+    for group in self.param_groups:
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params: continue
+        for p in params:
+            if self.state[p]: continue
+            counter = torch.zeros((), device=p.device if group["fused"] else "cpu")
+            self.state[p] = dict(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p), step=counter)
+        names = "exp_avg", "exp_avg_sq", "step"
+        beta1, beta2 = group["betas"]
+        (_adamw_fused if group["fused"] else _adamw_loop)(
+            params, [p.grad for p in params], *([self.state[p][name] for p in params] for name in names),
+            lr=group["lr"], beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"], **overflow)
+    return loss
 
 # %% ../nbs/10_adamw.ipynb #e51af94f
 def clip_grad_norm_(
@@ -133,3 +140,9 @@ def clip_grad_norm_(
     norm = torch.stack(torch._foreach_norm(grads)).norm()
     torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+# %% ../nbs/10_adamw.ipynb #ea4b4f49
+@patch(as_prop=True)
+def _step_supports_amp_scaling(self: AdamW) -> bool:
+    "PyTorch's name for it: whether `step` itself leaves out an update in which a gradient overflowed."
+    return all(group["fused"] for group in self.param_groups)

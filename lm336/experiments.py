@@ -125,13 +125,16 @@ def experiments(
              "no positions": dict(change=without_positions), "post-norm": dict(change=with_post_norm),
              "post-norm, rate / 8": dict(change=with_post_norm, training=at_rate(1 / 8)),
              "no norms": dict(change=without_norms), "no norms, rate / 8": dict(change=without_norms, training=at_rate(1 / 8))}
+    long, clock = (1000, 20) if scale == "cpu" else (steps, 120)
     return {
         "learning_rate": [Variant(f"{rate * 2.0**k:g}", training=at_rate(2.0**k)) for k in range(-5, 7)],
         "batch_size": [Variant(str(size), training=at_batch(size)) for size in (batch // 4, batch // 2, batch, batch * 2, batch * 4)],
         "parts": [Variant(label, **what) for label, what in parts.items()],
-        "precision": [Variant(name, training=dict(precision=name, max_steps=1000 if scale == "cpu" else steps))
-                      for name in ("float32", "bfloat16")],
-        "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=20 if scale == "cpu" else 120)
+        "norms": [Variant(f"{label}, {rate * 2.0**k:g}", change=change, training=at_rate(2.0**k))
+                  for label, change in (("pre-norm", None), ("post-norm", with_post_norm), ("no norms", without_norms))
+                  for k in (1, 2, 3)],
+        "precision": [Variant(name, training=dict(precision=name, max_steps=long)) for name in ("float32", "bfloat16")],
+        "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=clock)
                        for size in (300, 512, 1024, 2048, 4096)],
     }
 
@@ -163,7 +166,7 @@ def prepared(
     if not (folder / "tokenizer.json").exists(): prepare(data, vocab_size, folder)
     return folder
 
-
+# %% ../nbs/17_experiments.ipynb #97ec2835
 def steps_within(
     seconds: float,             # that training may take
     model: TransformerConfig,   # the model
@@ -181,6 +184,18 @@ def steps_within(
     return dict(max_steps=steps, warmup_steps=steps // 10, eval_interval=max(1, steps // 10))
 
 # %% ../nbs/17_experiments.ipynb #88b3547f
+def _trained(model, train, valid, values, bytes_per_token):
+    "A trainer that went as far as it could, the curve of its validation score, and the seconds that it took."
+    values, start = values | dict(save_interval=values["max_steps"]), time.perf_counter()
+    with TemporaryDirectory() as folder:
+        trainer = Trainer(model, train, valid, TrainingConfig(**values), folder)
+        try: trainer.fit()
+        except FloatingPointError: pass
+        curve = [(line["step"], round(float(bits_per_byte(line["valid_loss"], bytes_per_token)), 5))
+                 for line in read_metrics(folder) if "valid_loss" in line]
+    return trainer, curve, time.perf_counter() - start
+
+# %% ../nbs/17_experiments.ipynb #5ca6c661
 def run_variant(
     variant: Variant,   # what differs
     seed: int,          # of the initial weights and of the order of the windows
@@ -191,23 +206,15 @@ def run_variant(
     "Train and score one variant once."
     model_config = TransformerConfig(**SCALES[scale]["model"] | variant.model)
     files = prepared(data, model_config.vocab_size, cache)
-    tokenizer = Tokenizer.from_pretrained(files)
+    tokenizer, text = Tokenizer.from_pretrained(files), files / "data" / "valid.txt"
     train, valid = (load_tokens(files / "data" / f"{name}.npy") for name in ("train", "valid"))
     values = SCALES[scale]["training"] | variant.training | dict(seed=seed)
     if variant.seconds: values |= steps_within(variant.seconds, model_config, values, train)
     torch.manual_seed(seed)
     model = Transformer(model_config)
     if variant.change: variant.change(model)
-    text, start = files / "data" / "valid.txt", time.perf_counter()
-    with TemporaryDirectory() as folder:
-        trainer = Trainer(model, train, valid, TrainingConfig(**values | dict(save_interval=values["max_steps"])), folder)
-        try: trainer.fit()
-        except FloatingPointError: pass
-        seconds, bytes_per_token = time.perf_counter() - start, tokenizer.token_lengths[valid].mean()
-        curve = [(line["step"], round(float(bits_per_byte(line["valid_loss"], bytes_per_token)), 5))
-                 for line in read_metrics(folder) if "valid_loss" in line]
-    done = trainer.step == trainer.config.max_steps
-    score = evaluate(model, valid, tokenizer).bits_per_byte if done else math.inf
+    trainer, curve, seconds = _trained(model, train, valid, values, tokenizer.token_lengths[valid].mean())
+    score = evaluate(model, valid, tokenizer).bits_per_byte if trainer.step == values["max_steps"] else math.inf
     return dict(variant=variant.label, seed=seed, data=Path(data).name, scale=scale, bits_per_byte=round(score, 5),
                 floor=entropy_floor(data, text), byte_entropy=byte_entropy(text), curve=curve, steps=trainer.step,
                 tokens=trainer.step * values["batch_size"] * model_config.context_length, seconds=round(seconds, 1),
@@ -223,7 +230,7 @@ def read_log(
     records = map(json.loads, lines)
     return [record for record in records if all(record[name] == value for name, value in wanted.items())]
 
-
+# %% ../nbs/17_experiments.ipynb #d9a767af
 def run_experiment(
     name: str,                  # one of `experiments`
     data: str = "stories:10",   # the text, as for `prepared`

@@ -137,13 +137,13 @@ class Decoder:
 
 # %% ../nbs/13_generation.ipynb #5c909f90
 @patch
-def norm(self: Decoder, x, scale):
+def _norm(self: Decoder, x, scale):
     "RMSNorm: x / hypot(|x|, eps) * scale."
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self.eps.dtype)
     return (x / length.hypot_(self.eps)).mul_(scale).to(x.dtype)
 
 @patch
-def watch(self: Decoder, cache):
+def _watch(self: Decoder, cache):
     "Hide a new cache's padding: (batch * heads, 1, columns) to be added to the scores, None where there is none."
     self.cache, self.hidden, start = cache, None, cache[0].start
     if start is None: return
@@ -158,11 +158,11 @@ def __call__(self: Decoder,
     cache: list,         # a KVCache for each layer, as the model left it; it grows by one column
 ) -> torch.Tensor:       # logits (batch, vocab)
     "Scores for the token after `new`."
-    if cache is not self.cache: self.watch(cache)
+    if cache is not self.cache: self._watch(cache)
     c, batch, at, x = self.config, len(new), cache[0].length, self.table[new]
     turn = self.turns[at] if self.hidden is None else self.turns[at - cache[0].start]
     for (scale1, qkv, out, scale2, up, down), layer in zip(self.layers, cache):
-        z = qkv(self.norm(x, scale1)).view(batch, 3, c.num_heads, c.d_head)
+        z = qkv(self._norm(x, scale1)).view(batch, 3, c.num_heads, c.d_head)
         qk = torch.view_as_complex(z[:, :2].to(self.eps.dtype).unflatten(-1, (-1, 2)))
         q, k = torch.view_as_real(qk.mul_(turn)).flatten(-2).to(x.dtype).unbind(1)
         layer.keys[:, :, at], layer.values[:, :, at], layer.length = k, z[:, 2], at + 1
@@ -171,9 +171,9 @@ def __call__(self: Decoder,
         if self.hidden is None: scores = torch.bmm(q, keys.mT)
         else:                   scores = torch.baddbmm(self.hidden[..., :at + 1], q, keys.mT)
         x = out(torch.bmm(scores.softmax(-1), values).view(batch, -1), x)
-        gate, value = up(self.norm(x, scale2)).chunk(2, -1)
+        gate, value = up(self._norm(x, scale2)).chunk(2, -1)
         x = down(nn.functional.silu(gate) * value, x)
-    return self.head(self.norm(x, self.last))
+    return self.head(self._norm(x, self.last))
 
 # %% ../nbs/13_generation.ipynb #2c83e150
 _OURS = {Transformer, Embedding, Linear, RMSNorm, RotaryEmbedding, MultiHeadSelfAttention, SwiGLU, TransformerBlock, nn.ModuleList}

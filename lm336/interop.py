@@ -6,7 +6,7 @@
 __all__ = ['hf_name', 'to_halves', 'to_neighbours', 'reorder_rows', 'to_hf', 'from_hf', 'to_web']
 
 # %% ../nbs/16_interop.ipynb #8dd53fd2
-import json, shutil
+import json, re, shutil
 from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
@@ -85,7 +85,7 @@ def _check_pair(model, tokenizer):
 def _write_json(path, values):
     with atomic_path(path) as part: part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
-
+# %% ../nbs/16_interop.ipynb #37557348
 def to_hf(
     model: Transformer,    # left as it is
     tokenizer: Tokenizer,  # its tokenizer
@@ -189,6 +189,17 @@ def from_hf(
     model.load_state_dict(weights, strict=not config.tie_embeddings)
     return model, Tokenizer.from_pretrained(folder)
 
+# %% ../nbs/16_interop.ipynb #195a57af
+def _page_modules():
+    "What index.html loads of lm336/web, itself included: name -> contents."
+    web, found, asked = files("lm336").joinpath("web"), {}, ["index.html"]
+    while asked:
+        name = asked.pop()
+        found[name] = web.joinpath(name).read_bytes()
+        named = re.findall(r"""["'](?:\./)?([\w-]+\.(?:js|css))["']""", found[name].decode("utf-8"))
+        asked += [other for other in named if other not in found and web.joinpath(other).is_file()]
+    return found
+
 # %% ../nbs/16_interop.ipynb #206db00e
 def to_web(
     model: Transformer,    # left as it is
@@ -205,6 +216,5 @@ def to_web(
             raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, or that are no numbers")
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for source in files("lm336").joinpath("web").iterdir():
-        if source.name.endswith((".js", ".html", ".css")):
-            with atomic_path(folder / source.name) as path: path.write_bytes(source.read_bytes())
+    for name, content in _page_modules().items():
+        with atomic_path(folder / name) as path: path.write_bytes(content)

@@ -68,6 +68,14 @@ def bits_per_byte(
     if num_bytes <= 0: raise InputError(f"the text has {num_bytes} bytes: bits per byte needs at least one")
     return float(total_nats) / (math.log(2) * num_bytes)
 
+# %% ../nbs/09_loss.ipynb #2d688025
+def _surprise(logits, y):
+    "Summed surprise at the targets y (rows, 1), and each row's sum of exponentials; the logits become exponentials."
+    logits -= logits.amax(-1, keepdim=True)
+    picked = logits.gather(-1, y).sum()
+    sums = logits.exp_().sum(-1, keepdim=True)
+    return sums.log().sum() - picked, sums
+
 # %% ../nbs/09_loss.ipynb #57b4b46c
 class _LinearCrossEntropy(torch.autograd.Function):
     "Mean cross entropy of hidden @ weight.T, a chunk of rows at a time, gradients computed on the way."
@@ -80,10 +88,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk_size)
             h, y = hidden[rows].to(dtype), targets[rows, None]
             logits = (h @ weight16.T).to(wide)
-            logits -= logits.amax(-1, keepdim=True)
-            total -= logits.gather(-1, y).sum()
-            sums = logits.exp_().sum(-1, keepdim=True)
-            total += sums.log().sum()
+            nats, sums = _surprise(logits, y)
+            total += nats
             if not with_gradient: continue
             g = logits.div_(sums).scatter_add_(-1, y, -torch.ones_like(sums)).to(dtype)  # p - [v = y]
             grad_hidden[rows] = g @ weight16

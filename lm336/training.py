@@ -6,7 +6,7 @@
 __all__ = ['PRECISIONS', 'COMPILE', 'PRESETS', 'cpu_has_bfloat16', 'pick_precision', 'TrainingConfig', 'load_preset',
            'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'Objective', 'process_group', 'pick_device',
            'compiles_well', 'Trainer', 'read_metrics', 'resident_memory', 'peak_memory', 'process_memory',
-           'plot_metrics', 'png', 'matmul_speed']
+           'plot_metrics', 'png', 'matmul_speed', 'counted_flops']
 
 # %% ../nbs/12_training.ipynb #14440443
 import io, json, math, os, re, shutil, sys, time, warnings
@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors, save_file
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm.auto import tqdm
 
 from .adamw import AdamW, clip_grad_norm_
@@ -73,25 +74,30 @@ class TrainingConfig:
     save_interval: int = 500              # updates between checkpoints
     seed: int = 0                         # of the initial weights and of the order of the windows
 
-    def __post_init__(self):
-        self.betas = tuple(self.betas)
-        for f in fields(self): self._check(f.name, getattr(self, f.name), f.type)
-        if self.batch_size % self.gradient_accumulation_steps:
-            raise InputError(f"training.batch_size {self.batch_size} cannot be split into "
-                             f"{self.gradient_accumulation_steps} equal micro-batches")
-        if self.warmup_steps > self.max_steps:
-            raise InputError(f"training.warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}")
+    def __post_init__(self): self.check()
 
-    def _check(self, name, value, kind):
-        zero = name in ("seed", "warmup_steps", "weight_decay", "min_learning_rate")   # these may be 0
-        whole, number = isinstance(value, int), isinstance(value, (int, float)) and math.isfinite(value)
-        if kind is int and not (whole and value >= (0 if zero else 1)):
-            raise InputError(f"training.{name} is {value!r}: a whole number of at least {0 if zero else 1} is needed")
-        if kind is float and not (number and (value > 0 or zero and value == 0)):
-            raise InputError(f"training.{name} is {value!r}: a finite number {'of at least' if zero else 'above'} 0 is needed")
-        choices = dict(precision=PRECISIONS, compile=COMPILE).get(name)
-        if choices and value not in choices:
-            raise InputError(f"training.{name} is {value!r}: one of {', '.join(choices)} is needed")
+# %% ../nbs/12_training.ipynb #24a61bff
+@patch
+def check(self: TrainingConfig):
+    "`InputError` for the first field that makes no sense, by itself or beside another."
+    self.betas = tuple(self.betas)
+    for f in fields(self): _check_field(f.name, getattr(self, f.name), f.type)
+    if self.batch_size % self.gradient_accumulation_steps:
+        raise InputError(f"training.batch_size {self.batch_size} cannot be split into "
+                         f"{self.gradient_accumulation_steps} equal micro-batches")
+    if self.warmup_steps > self.max_steps:
+        raise InputError(f"training.warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}")
+
+def _check_field(name, value, kind):
+    zero = name in ("seed", "warmup_steps", "weight_decay", "min_learning_rate")   # these may be 0
+    whole, number = isinstance(value, int), isinstance(value, (int, float)) and math.isfinite(value)
+    if kind is int and not (whole and value >= (0 if zero else 1)):
+        raise InputError(f"training.{name} is {value!r}: a whole number of at least {0 if zero else 1} is needed")
+    if kind is float and not (number and (value > 0 or zero and value == 0)):
+        raise InputError(f"training.{name} is {value!r}: a finite number {'of at least' if zero else 'above'} 0 is needed")
+    choices = dict(precision=PRECISIONS, compile=COMPILE).get(name)
+    if choices and value not in choices:
+        raise InputError(f"training.{name} is {value!r}: one of {', '.join(choices)} is needed")
 
 # %% ../nbs/12_training.ipynb #897f5209
 PRESETS = {
@@ -107,6 +113,14 @@ PRESETS = {
         training=dict(max_steps=5_000, batch_size=32, learning_rate=5e-4, min_learning_rate=1e-4, warmup_steps=500,
                       weight_decay=0.01, max_grad_norm=1.0)),
 }
+
+# %% ../nbs/12_training.ipynb #fc2c1f6e
+def _from_fields(cls, values, where):
+    known = [f.name for f in fields(cls)]
+    for key in values:
+        if key not in known: raise InputError(f"{where} has no field {key!r}: there are {', '.join(known)}")
+    try: return cls(**values)
+    except TypeError as error: raise InputError(f"{where}: {error}") from None
 
 # %% ../nbs/12_training.ipynb #45b2f37c
 def load_preset(
@@ -126,13 +140,6 @@ def load_preset(
     model, training = (_from_fields(cls, preset[key], f"{name}: {key}")
                        for cls, key in ((TransformerConfig, "model"), (TrainingConfig, "training")))
     return preset["data"], model, training
-
-def _from_fields(cls, values, where):
-    known = [f.name for f in fields(cls)]
-    for key in values:
-        if key not in known: raise InputError(f"{where} has no field {key!r}: there are {', '.join(known)}")
-    try: return cls(**values)
-    except TypeError as error: raise InputError(f"{where}: {error}") from None
 
 # %% ../nbs/12_training.ipynb #1067b127
 def save_checkpoint(
@@ -185,7 +192,8 @@ def load_checkpoint(
     tensors, record = read_checkpoint(source)
     weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     for name, value in model.state_dict().items():
-        if name not in weights: raise InputError(f"the checkpoint lacks {name}, which this model has: was it another configuration?")
+        if name not in weights:
+            raise InputError(f"the checkpoint lacks {name}, which this model has: was it another configuration?")
         found, wanted = tuple(weights[name].shape), tuple(value.shape)
         if found != wanted: raise InputError(f"{name} has shape {found} in the checkpoint and {wanted} in this model")
     more = sorted(weights.keys() - model.state_dict().keys())
@@ -226,12 +234,15 @@ def process_group(
 ) -> tuple[int, int]:       # its rank, and the number of processes
     "Join the processes that `torchrun` started; (0, 1) for a process on its own."
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if count > 1 and not dist.is_initialized(): dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if count > 1 and not dist.is_initialized():
+        if device.type == "cuda": torch.cuda.set_device(device)      # what barrier() and the like then use
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank, count
 
 def pick_device() -> torch.device:
     "The GPU of this process where there is one, else the CPU."
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available(): return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 # %% ../nbs/12_training.ipynb #8db375a3
 def compiles_well(
@@ -261,22 +272,33 @@ class Trainer:
         self.model, self.config, self.floor = model.to(self.device), config, floor
         self.context_length = model.config.context_length
         self.train_tokens, self.valid_tokens = train_tokens, valid_tokens
-        for name, tokens in (("training", train_tokens), ("validation", valid_tokens)):
-            if len(tokens) <= self.context_length:
-                raise InputError(f"the {name} text has {len(tokens):,} tokens: "
-                                 f"a context of {self.context_length} needs at least {self.context_length + 1}")
+        _check_texts(self.context_length, training=train_tokens, validation=valid_tokens)
         self.folder = Path(folder)
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self.precision = pick_precision(self.device) if config.precision == "auto" else config.precision
-        self.objective = Objective(self.model, self.precision)
-        self.compiled = compiles_well(self.device) if config.compile == "auto" else config.compile == "on"
-        if self.compiled: self.objective.compile()     # at the first step; the parameters keep their names
-        if self.num_processes > 1: self.objective = DistributedDataParallel(self.objective)
-        self.optimizer = AdamW(model.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
-        self.step = self.skipped = 0   # updates done; of those, skipped for an overflow in float16
+        self.step = self.skipped = 0     # updates done; of those, skipped for an overflow in float16
         self.shown = None                # the picture in the notebook, once there is one
         self.recent = deque(maxlen=100)  # the last losses, to tell a spike by
+        self.assemble()
+
+# %% ../nbs/12_training.ipynb #c8456d1b
+@patch
+def assemble(self: Trainer):
+    "What a step needs: the objective in the run's number format, the optimizer, the loss scale."
+    c = self.config
+    self.precision = pick_precision(self.device) if c.precision == "auto" else c.precision
+    self.objective = Objective(self.model, self.precision)
+    self.compiled = compiles_well(self.device) if c.compile == "auto" else c.compile == "on"
+    if self.compiled: self.objective.compile()     # at the first step; the parameters keep their names
+    if self.num_processes > 1: self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+    self.optimizer = AdamW(self.model.parameters(), c.learning_rate, c.betas, weight_decay=c.weight_decay)
+    self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+# %% ../nbs/12_training.ipynb #3f39eb05
+def _check_texts(context_length, **texts):
+    for name, tokens in texts.items():
+        if len(tokens) <= context_length:
+            raise InputError(f"the {name} text has {len(tokens):,} tokens: "
+                             f"a context of {context_length} needs at least {context_length + 1}")
 
 # %% ../nbs/12_training.ipynb #46fe5d6d
 @patch
@@ -301,10 +323,9 @@ def train_step(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
         total = total + loss.detach()
     self.scaler.unscale_(self.optimizer)
     norm = clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
-    scale = self.scaler.get_scale()
-    self.scaler.step(self.optimizer)
+    if self.scaler.is_enabled(): self.skipped = self.skipped + ~norm.isfinite()
+    self.scaler.step(self.optimizer)                             # leaves out an update whose gradient overflowed
     self.scaler.update()
-    self.skipped += self.scaler.get_scale() < scale
     self.optimizer.zero_grad()
     self.step += 1
     return total, norm
@@ -353,9 +374,27 @@ def flush(self: Trainer,
     losses = self.over_processes(losses).tolist()
     for (step, rate, _, _), value in zip(waiting, losses): self.watch(step, rate, value)
     mean = sum(losses) / len(losses)
-    self.log(loss=mean, learning_rate=waiting[-1][1], gradient_norm=waiting[-1][3].item(), skipped=self.skipped)
+    self.log(loss=mean, learning_rate=waiting[-1][1], gradient_norm=waiting[-1][3].item(), skipped=int(self.skipped))
     waiting.clear()
     return mean
+
+# %% ../nbs/12_training.ipynb #1483a57d
+def read_metrics(
+    folder,          # the run folder
+) -> list[dict]:     # the lines of metrics.jsonl, each with "step"
+    "What a run has measured so far. A last line cut short by a power cut is left out."
+    path, lines = Path(folder) / "metrics.jsonl", []
+    if not path.exists(): return lines
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try: lines.append(json.loads(line))
+        except ValueError: break
+    return lines
+
+# %% ../nbs/12_training.ipynb #77b5441f
+@patch
+def last_checkpoint(self: Trainer) -> Path:
+    "Path of the newest checkpoint in the run folder, None where there is none."
+    return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
 
 # %% ../nbs/12_training.ipynb #f630d59d
 @patch
@@ -366,31 +405,31 @@ def watch(self: Trainer,
 ):
     "Stop at a loss that is not finite (`FloatingPointError`); warn of a spike, and keep the checkpoint before it."
     last, where = self.last_checkpoint(), f"at step {step} with a learning rate of {learning_rate:.2e}"
-    kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss became {loss} {where}; {kept}; "
+        raise FloatingPointError(f"the loss became {loss} {where}; {_kept(last)}; "
                                  "a lower learning rate or a longer warm-up usually helps")
     mean, spread = (np.mean(self.recent), np.std(self.recent)) if len(self.recent) >= 20 else (math.inf, 0)
     if loss > mean + max(6 * spread, 0.5) and self.rank == 0:
-        if last: shutil.copyfile(last, last.with_name(f"before_spike_{step:08}.safetensors"))
-        warnings.warn(f"the loss jumped from {mean:.3f} to {loss:.3f} {where}; {kept}")
+        if last:
+            with atomic_path(last.with_name(f"before_spike_{step:08}.safetensors")) as path: shutil.copyfile(last, path)
+        warnings.warn(f"the loss jumped from {mean:.3f} to {loss:.3f} {where}; {_kept(last)}")
     self.recent.append(loss)
+
+def _kept(last): return f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
 
 # %% ../nbs/12_training.ipynb #26806cf8
 @patch
-def last_checkpoint(self: Trainer) -> Path:
-    "Path of the newest checkpoint in the run folder, None where there is none."
-    return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
-
-@patch
 def save(self: Trainer):
-    "Write a checkpoint and the weights; of the checkpoints, keep the last two."
+    "Write a checkpoint and the weights; of the checkpoints, keep the last two. `OSError` where the disk is full."
     if self.rank: return
     extra = dict(model=asdict(self.model.config), training=asdict(self.config),
-                 scaler=self.scaler.state_dict(), skipped=self.skipped)
-    path = self.folder / "checkpoints" / f"step_{self.step:08}.safetensors"
-    save_checkpoint(self.model, self.optimizer, self.step, path, extra)
-    self.model.save_pretrained(self.folder)
+                 scaler=self.scaler.state_dict(), skipped=int(self.skipped))
+    path, last = self.folder / "checkpoints" / f"step_{self.step:08}.safetensors", self.last_checkpoint()
+    try:
+        save_checkpoint(self.model, self.optimizer, self.step, path, extra)
+        self.model.save_pretrained(self.folder)
+    except (OSError, SafetensorError) as error:                 # safetensors has an error of its own for a full disk
+        raise OSError(f"step {self.step} could not be saved: {error}; {_kept(last)}") from None
     for old in sorted(path.parent.glob("step_*.safetensors"))[:-2]: old.unlink()
 
 # %% ../nbs/12_training.ipynb #8064533a
@@ -409,24 +448,12 @@ def resume(self: Trainer) -> int:
     self.step, extra = load_checkpoint(path, self.model, self.optimizer)
     self.scaler.load_state_dict(extra["scaler"])
     self.skipped = extra["skipped"]
-    for stale in path.parent.glob(".step_*.tmp"): stale.unlink()    # half a file, from a save that was cut short
     if self.rank: return self.step
+    for stale in [*path.parent.glob(".*.tmp"), *self.folder.glob(".*.tmp")]: stale.unlink()   # of a save cut short
     kept = [line for line in read_metrics(self.folder) if line["step"] <= self.step]
     with atomic_path(self.folder / "metrics.jsonl") as file:
         file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return self.step
-
-# %% ../nbs/12_training.ipynb #1483a57d
-def read_metrics(
-    folder,          # the run folder
-) -> list[dict]:     # the lines of metrics.jsonl, each with "step"
-    "What a run has measured so far. A last line cut short by a power cut is left out."
-    path, lines = Path(folder) / "metrics.jsonl", []
-    if not path.exists(): return lines
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try: lines.append(json.loads(line))
-        except ValueError: break
-    return lines
 
 # %% ../nbs/12_training.ipynb #0a7484e2
 def resident_memory(
@@ -439,9 +466,12 @@ def resident_memory(
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def peak_memory() -> int:
-    "The most memory this process has held so far, in bytes."
-    return resident_memory("VmHWM")
+def peak_memory(
+    device: torch.device = None,   # a GPU: its memory; else the process's own
+) -> int:
+    "The most memory held so far, in bytes: by this process, or by its tensors on a GPU."
+    on_gpu = device is not None and device.type == "cuda"
+    return torch.cuda.max_memory_allocated(device) if on_gpu else resident_memory("VmHWM")
 
 # %% ../nbs/12_training.ipynb #f95b0bd3
 def process_memory(
@@ -479,7 +509,7 @@ def plot_metrics(
     axes.legend()
     return figure
 
-
+# %% ../nbs/12_training.ipynb #74e4397f
 def png(
     figure: Figure,   # any
 ) -> bytes:
@@ -495,7 +525,8 @@ def show(self: Trainer,
 ):
     "Draw the curve in the notebook, in place of the one that this trainer drew before."
     from IPython.display import Image, display
-    picture = Image(png(plot_metrics(self.folder, self.floor, f"step {self.step:,}, {speed:,.0f} tokens/s")), width=640)
+    title = f"step {self.step:,}, {speed:,.0f} tokens/s" + (f", {self.skipped} updates skipped" if self.skipped else "")
+    picture = Image(png(plot_metrics(self.folder, self.floor, title)), width=640)
     if self.shown: self.shown.update(picture)
     else: self.shown = display(picture, display_id=True)
 
@@ -516,6 +547,21 @@ def matmul_speed(
         return time.perf_counter() - start
     return 2 * size**3 / min(once() for _ in range(repeat + 1))
 
+# %% ../nbs/12_training.ipynb #bacf2336
+def counted_flops(
+    objective: Objective,   # not compiled
+    inputs: torch.Tensor,   # token ids (batch, seq)
+    targets: torch.Tensor,  # the ids that follow them (batch, seq)
+) -> int:                   # floating-point operations
+    "The operations in the matrix products of one forward and backward pass, counted by PyTorch. No gradient is kept."
+    aten = torch.ops.aten
+    cpu_attention = {                                    # shapes of q, k, v, and before them that of the incoming gradient
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda *s, **_: sdpa_flop_count(*s[:3]),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *s, **_: sdpa_backward_flop_count(*s[:4])}
+    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+        torch.autograd.grad(objective(inputs, targets), [p for p in objective.parameters() if p.requires_grad])
+    return counter.get_total_flops()
+
 # %% ../nbs/12_training.ipynb #c3f8e849
 @patch
 def account(self: Trainer,
@@ -524,16 +570,44 @@ def account(self: Trainer,
     steps: int,        # how many
 ):
     "Write what the run should have taken and what it did to accounting.json."
-    c, model = self.config, self.model.config
-    tokens = steps * c.batch_size * self.context_length
+    c, model, peak = self.config, self.model.config, peak_memory(self.device)
+    windows = c.batch_size // (c.gradient_accumulation_steps * self.num_processes)      # in one micro-batch
+    tokens  = steps * c.batch_size * self.context_length
+    batch   = batch_at(self.train_tokens, windows, self.context_length, c.seed, 0, self.device)
+    counted = counted_flops(Objective(self.model, self.precision), *batch) * tokens // (windows * self.context_length)
     record = dict(device=self.device.type, precision=self.precision, compiled=self.compiled, tokens=tokens,
-                  flops=flops_per_token(model) * tokens, seconds=round(seconds, 2), peak_bytes=peak_memory(),
-                  product_speed=round(matmul_speed(self.device, self.precision)))
+                  flops=flops_per_token(model) * tokens, counted_flops=counted, seconds=round(seconds, 2), peak_bytes=peak,
+                  product_speed=round(matmul_speed(self.device, self.precision)), skipped=int(self.skipped))
     if self.device.type == "cpu":
-        windows = c.batch_size // (c.gradient_accumulation_steps * self.num_processes)
         parts = process_memory(model, windows, self.precision != "float32", program)
         record["predicted_peak_bytes"] = sum(parts.values()) - 4 * parameter_count(model)   # the model was there before
-    with atomic_path(self.folder / "accounting.json") as path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(self.folder / "accounting.json") as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+# %% ../nbs/12_training.ipynb #dbaa824d
+@patch
+def look(self: Trainer,
+    seconds: float,   # since training began
+    speed: float,     # tokens per second so far
+    live: bool,       # draw the curve in the notebook
+):
+    "Measure the loss on the validation text, log it with time, speed and memory, and draw the curve."
+    self.log(valid_loss=self.validate(), seconds=round(seconds, 2), tokens_per_second=round(speed),
+             peak_bytes=peak_memory(self.device))
+    if live and self.rank == 0: self.show(speed)
+
+# %% ../nbs/12_training.ipynb #e7be6882
+@patch
+def finish(self: Trainer,
+    program: int,      # as for `account`
+    seconds: float,
+    steps: int,
+):
+    "The account and the curve of a run that has come to its end."
+    if self.rank == 0:
+        if steps: self.account(program, seconds, steps)
+        with atomic_path(self.folder / "loss.png") as path: path.write_bytes(png(plot_metrics(self.folder, self.floor)))
+    if self.num_processes > 1: dist.barrier()
 
 # %% ../nbs/12_training.ipynb #3b9afead
 @patch
@@ -541,27 +615,22 @@ def fit(self: Trainer,
     live: bool = False,   # draw the curve in the notebook while it grows
 ) -> dict:
     "Train to `max_steps`, from wherever the trainer stands. Returns the last validation line of metrics.jsonl."
-    c, waiting, speed, program = self.config, [], 0.0, resident_memory()
+    c, waiting, program = self.config, [], resident_memory()
+    if not self.step and not self.rank: (self.folder / "metrics.jsonl").unlink(missing_ok=True)   # of a start cut short
     tokens_per_step, start, first = c.batch_size * self.context_length, time.perf_counter(), self.step
     with tqdm(total=c.max_steps, initial=self.step, unit="step", dynamic_ncols=True, disable=self.rank > 0) as bar:
         while self.step < c.max_steps:
-            rate = self.learning_rate()
-            waiting.append((self.step + 1, rate, *self.train_step()))
+            waiting.append((self.step + 1, self.learning_rate(), *self.train_step()))
             bar.update()
             due = lambda interval: self.step % interval == 0 or self.step == c.max_steps
             if due(c.log_interval) or due(c.eval_interval) or due(c.save_interval):
                 loss, seconds = self.flush(waiting), time.perf_counter() - start
                 speed = (self.step - first) * tokens_per_step / seconds
-                bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{speed:,.0f}", refresh=False)
-            if due(c.eval_interval):
-                self.log(valid_loss=self.validate(), seconds=round(time.perf_counter() - start, 2),
-                         tokens_per_second=round(speed), peak_bytes=peak_memory())
-                if live and self.rank == 0: self.show(speed)
+                skipped = {"skipped": int(self.skipped)} if self.skipped else {}
+                bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{speed:,.0f}", **skipped, refresh=False)
+            if due(c.eval_interval): self.look(seconds, speed, live)
             if due(c.save_interval): self.save()
-    if self.rank == 0 and self.step > first: self.account(program, time.perf_counter() - start, self.step - first)
-    if self.rank == 0:
-        with atomic_path(self.folder / "loss.png") as path: path.write_bytes(png(plot_metrics(self.folder, self.floor)))
-    if self.num_processes > 1: dist.barrier()
+    self.finish(program, time.perf_counter() - start, self.step - first)
     return [line for line in read_metrics(self.folder) if "valid_loss" in line][-1]
 
 # %% ../nbs/12_training.ipynb #be86a515

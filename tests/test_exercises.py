@@ -133,15 +133,38 @@ def test_names_are_their_own():
     assert len(set(names)) == len(names) and not set(names) & public
 
 
-def test_course_questions_have_a_home():
-    "Each link of the table leads to a heading that exists."
+CODE = """train_bpe tokenizer linear embedding rmsnorm positionwise_feedforward rope softmax scaled_dot_product_attention
+    multihead_self_attention transformer_block transformer_lm cross_entropy adamw learning_rate_schedule gradient_clipping data_loading
+    checkpointing training_together decoding experiment_log""".split()
+WORDS = """unicode1 unicode2 train_bpe_tinystories train_bpe_expts_owt tokenizer_experiments transformer_accounting learning_rate_tuning
+    adamwAccounting learning_rate batch_size_experiment generate layer_norm_ablation pre_norm_ablation no_pos_emb swiglu_ablation
+    main_experiment leaderboard""".split()                     # the handout's questions, by what they ask for
+
+
+def anchors(page):
+    "Its headings, as Quarto makes anchors of them."
+    titles = re.findall(r"^#+ (.+)$", "\n".join(text for kind, text in source_cells(NBS/page) if kind == "markdown"), re.M)
+    return {re.sub(r"^[^a-z]+", "", re.sub(r"[^\w\-. ]", "", title.lower()).replace(" ", "-")) for title in titles}
+
+
+def homes():
+    "Question of the course -> (page, anchor), from the table."
     table = "\n".join(text for _, text in source_cells(NBS/"exercises.ipynb") if "| question |" in text)
-    links = re.findall(r"\]\((\w+\.ipynb)#([^)]+)\)", table)
-    assert len(links) > 20
-    for page, anchor in links:
-        titles = re.findall(r"^#+ (.+)$", "\n".join(text for kind, text in source_cells(NBS/page) if kind == "markdown"), re.M)
-        ids = {re.sub(r"^[^a-z]+", "", re.sub(r"[^\w\-. ]", "", title.lower()).replace(" ", "-")) for title in titles}
-        assert anchor in ids, f"{page}#{anchor}"
+    return {name: (page, anchor) for name, page, anchor in re.findall(r"^\| `(\w+)` \| \[[^]]+\]\((\w+\.ipynb)#([^)]+)\)", table, re.M)}
+
+
+def test_every_question_of_the_course_has_a_home():
+    assert sorted(homes()) == sorted(CODE + WORDS)
+    for name, (page, anchor) in homes().items(): assert anchor in anchors(page), f"{name}: {page}#{anchor}"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_question_asked_in_words_is_answered_in_an_exercise(name):
+    "The exercise names the question, and the table leads there."
+    tagged = [e for e in EXERCISES if re.search(rf"\(.*`{name}`.* of CS336\.\)", e.cells[0][1])]
+    assert len(tagged) == 1, f"{name} is named by {len(tagged)} exercises"
+    page, anchor = homes()[name]
+    assert page == tagged[0].path.name and anchor.startswith(f"exercise-{label(tagged[0])}-")
 
 
 def test_grade_says_what_is_wrong(capsys):

@@ -142,6 +142,31 @@ def test_adamw_goes_on_from_its_state_dict(before, after):
     for a, b in zip(whole, params): assert torch.equal(a, b) if before == after else torch.allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.parametrize("overflow", [set(), {0}, {0, 1, 5}, {11}])
+def test_an_overflow_is_left_out_as_pytorch_leaves_it_out(overflow):
+    "Under a GradScaler: the same weights, averages and step counts as PyTorch's fused AdamW, which also never asks the device."
+    runs = []
+    for optimizer_class in (AdamW, torch.optim.AdamW):
+        params = [torch.nn.Parameter(rand(5, 3, dtype=torch.float32)), torch.nn.Parameter(rand(7, dtype=torch.float32))]
+        optimizer, scaler = optimizer_class(params, lr=1e-2, fused=True), torch.amp.GradScaler("cpu", init_scale=8.0)
+        for step in range(12):
+            for i, p in enumerate(params): p.grad = 8.0 * rand(*p.shape, seed=10 * step + i, dtype=torch.float32)
+            if step in overflow: params[1].grad[3] = math.inf
+            scaler.scale(torch.zeros(1)), scaler.unscale_(optimizer), scaler.step(optimizer), scaler.update()
+        runs.append([params, [optimizer.state[p][name] for p in params for name in ("exp_avg", "exp_avg_sq", "step")]])
+        assert all(optimizer.state[p]["step"] == 12 - len(overflow) for p in params)
+    for ours, theirs in zip(*(params + state for params, state in runs)): assert torch.allclose(ours, theirs, rtol=1e-6)
+
+
+def test_the_loop_leaves_an_overflow_out_too():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer, scaler = AdamW([p], lr=1e-2, fused=False), torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(1))
+    p.grad = torch.tensor([1.0, math.inf, 1.0])
+    scaler.step(optimizer)
+    assert torch.equal(p.detach(), torch.ones(3)) and not optimizer.state[p]
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sgd_equals_pytorchs(momentum):
     for a, b in zip(steps(SGD, momentum=momentum)[0], steps(torch.optim.SGD, momentum=momentum)[0]): assert torch.allclose(a, b, rtol=1e-12)

@@ -1,5 +1,6 @@
 """The pages as they go to Quarto, and where Quarto has been run the pages themselves: nothing dangling, nothing from outside."""
-import ast, importlib, json, re, shutil, subprocess, sys
+import ast, importlib, json, os, re, shutil, subprocess, sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,8 +14,11 @@ FETCHING = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "sr
 
 @pytest.fixture(scope="session")
 def proc():
+    "The notebooks as they go to Quarto; LM336_PROC=fresh says that they have just been made."
     if not shutil.which("nbdev_test") and not (Path(sys.executable).parent/"nbdev_test").exists(): pytest.skip("nbdev is not installed")
-    subprocess.run([sys.executable, ".ci/site.py", "proc"], cwd=ROOT, check=True, timeout=540, capture_output=True)
+    if os.environ.get("LM336_PROC") != "fresh":
+        made = subprocess.run([sys.executable, ".ci/site.py", "proc"], cwd=ROOT, timeout=540, capture_output=True, text=True)
+        assert made.returncode == 0, f"python .ci/site.py proc failed:\n{made.stdout}\n{made.stderr}"
     return ROOT/"_proc"
 
 
@@ -51,14 +55,14 @@ def resolves(target, proc):
     return not path.startswith("/") and (proc/path).exists()
 
 
-def pages(proc):
-    "The names that the pages will have."
-    names = {"404.html"}
-    for path in proc.glob("*.ipynb"):
-        head = "".join(cells(path)[0]["source"])
-        matter = yaml.safe_load(head.strip().strip("-")) if head.startswith("---") else {}
-        names.add(matter.get("output-file", path.stem + ".html"))
-    return names
+def page_name(path):
+    "The name that a notebook's page will have."
+    head = "".join(cells(path)[0]["source"])
+    matter = yaml.safe_load(head.strip().strip("-")) if head.startswith("---") else {}
+    return matter.get("output-file", path.stem + ".html")
+
+
+def pages(proc): return {"404.html", *map(page_name, proc.glob("*.ipynb"))}
 
 
 def test_every_link_and_asset_resolves(proc):
@@ -69,6 +73,62 @@ def test_every_link_and_asset_resolves(proc):
             targets += [value for _, attrs in Tags(text).found for key in ("src", "href", "data-src") if (value := attrs.get(key))]
             bad += [f"{path.name}: {target}" for target in targets if not target.startswith("attachment:") and not resolves(target, proc)]
     assert not bad, bad
+
+
+def headings(text):
+    "The headings of a Markdown text, without their #."
+    text = re.sub(r"(?ms)^ *(```|~~~).*?^ *\1`*\s*?$", "", text)
+    return re.findall(r"(?m)^#{1,6}\s+(.+?)\s*#*$", text)
+
+
+def slug(heading):
+    "The id that Pandoc gives a heading: its letters, digits, _ - and ., in lower case, spaces as hyphens, from the first letter on."
+    if given := re.search(r"\{[^}]*#([\w.-]+)[^}]*\}$", heading): return given.group(1)
+    text = re.sub(r"\{[^}]*\}$", "", heading).strip()
+    text = re.sub(r"(`[^`]*`)|<[^>]+>", r"\1", re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    text = "".join(c for c in text.lower() if c.isalnum() or c in "_-." or c.isspace())
+    return re.sub(r"^[^a-zà-ÿ]*", "", re.sub(r"\s+", "-", text)) or "section"
+
+
+def ids(path):
+    "Every place in a processed notebook that a link can end at: its headings, in order, and the ids that its HTML gives."
+    found, seen = set(), Counter()
+    for text in documents(path):
+        for name in map(slug, headings(text)):
+            found.add(f"{name}-{seen[name]}" if seen[name] else name)
+            seen[name] += 1
+        found.update(attrs["id"] for _, attrs in Tags(prose(text)).found if attrs.get("id"))
+        found.update(re.findall(r"\{#([\w.-]+)", prose(text)))
+    return found
+
+
+def fragments(path):
+    "(page, place) for every link with a # in a processed notebook."
+    for text in map(prose, documents(path)):
+        targets = re.findall(r"\]\(([^)\s]+)", text) + [attrs["href"] for _, attrs in Tags(text).found if attrs.get("href")]
+        for target in targets:
+            parts = urlsplit(target)
+            if parts.fragment and not parts.scheme and not parts.netloc: yield parts.path, unquote(parts.fragment)
+
+
+def test_every_fragment_names_a_place(proc):
+    "A link to `page.ipynb#place` or `#place` ends at a heading of that page, not at its top."
+    at = {name: ids(path) for path in proc.glob("*.ipynb") for name in (path.name, page_name(path))}
+    bad = [f"{path.name}: {page}#{place}" for path in proc.glob("*.ipynb") for page, place in fragments(path)
+           if place not in at.get(page or path.name, ())]
+    assert not bad, bad
+
+
+@pytest.mark.skipif(not shutil.which("pandoc"), reason="Pandoc is not installed")
+def test_slugs_are_pandocs(proc):
+    names = sorted({heading for path in proc.glob("*.ipynb") for text in documents(path) for heading in headings(text)})
+    html = subprocess.run(["pandoc", "-f", "markdown", "-t", "html"], input="\n\n".join(f"## {name}" for name in names), capture_output=True, text=True, check=True).stdout
+    theirs = re.findall(r'<h2[^>]* id="([^"]*)"|<h2[^>]*class="[^"]*" id="([^"]*)"', html)
+    ours, seen = [], Counter()
+    for name in map(slug, names):
+        ours.append(f"{name}-{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    assert ours == [a or b for a, b in theirs]
 
 
 def test_links_to_our_own_pages_are_relative(proc):

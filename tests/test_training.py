@@ -1,12 +1,15 @@
 "The trainer under real faults, through the command line where a person would meet them."
-import json, os, random, shutil, subprocess, sys, tempfile, time
+import json, os, random, resource, shutil, subprocess, sys, tempfile, time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig
-from lm336.training import load_checkpoint, load_preset, pick_precision, read_metrics
+from lm336.training import Objective, counted_flops, load_checkpoint, load_preset, pick_precision, read_checkpoint, read_metrics
+from lm336.transformer import flops_per_token
 
 from .conftest import ROOT
 
@@ -57,6 +60,7 @@ def measured(folder):
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("LM336_KILLS", 3))))
 def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
+    "Killed at a random moment after the first checkpoint: LM336_KILLS=20 does it twenty times."
     process = lm336("pretrain", "--preset", preset, "--out", tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     while not list(checkpoints.glob("step_*.safetensors")):
@@ -65,11 +69,32 @@ def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
     time.sleep(random.Random(seed).uniform(0, 0.5))
     process.kill()
     finish(process)
+    for path in checkpoints.glob("*.safetensors"): read_checkpoint(path)                 # none is half-written
     status, out, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
     assert status == 0, err
     assert "resumed at step" in out
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
     assert measured(tmp_path / "run") == measured(unbroken)
+    assert not list((tmp_path / "run").rglob(".*.tmp")), "what the killed process left is cleared away"
+
+
+def test_killed_before_the_first_checkpoint_and_begun_again(preset, unbroken, tmp_path):
+    run = json.loads(preset.read_text())
+    run["training"]["save_interval"] = 60
+    (tmp_path / "preset.json").write_text(json.dumps(run))
+    process = lm336("pretrain", "--preset", tmp_path / "preset.json", "--out", tmp_path / "run")
+    while not read_metrics(tmp_path / "run"):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    process.kill()
+    finish(process)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step_*")), "killed too late for this test"
+    status, _, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
+    assert status == 1 and "has no checkpoint to resume from: start the run without --resume" in err, err
+    status, _, err = finish(lm336("pretrain", "--preset", tmp_path / "preset.json", "--out", tmp_path / "run"))
+    assert status == 0, err
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert measured(tmp_path / "run") == measured(unbroken), "do the lines of the first attempt stand before those of the second?"
 
 
 def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
@@ -78,20 +103,32 @@ def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
     return Trainer(Transformer(TransformerConfig(**model)), tokens, tokens, TrainingConfig(**(TRAINING | dict(precision=precision) | changes)), folder, device="cpu")
 
 
+def processes(count, *args):
+    "The trainer as torchrun starts it, or for one process as python does."
+    launch = [sys.executable, "-m"] + ["torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"] * (count > 1)
+    done = subprocess.run([*launch, "lm336.training", *map(str, args)], text=True, capture_output=True, timeout=300,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_two_processes_equal_one(preset, tmp_path):
-    "torchrun with two processes on the same global batch: the same weights within 1e-5 after 50 steps, one writer."
+    "torchrun with two processes on the same global batch: weights and evaluation within 1e-5 after 50 steps, one writer; and resumed."
     run = json.loads(preset.read_text())
-    run["training"] |= dict(max_steps=50, precision="float32", gradient_accumulation_steps=2)
+    run["training"] |= dict(max_steps=50, precision="float32", gradient_accumulation_steps=2, eval_interval=25)
     (tmp_path / "preset.json").write_text(json.dumps(run))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "lm336.training"]
-    for name, command in (("one", [sys.executable, "-m", "lm336.training"]), ("two", launch)):
-        done = subprocess.run([*command, "--preset", tmp_path / "preset.json", "--out", tmp_path / name], text=True, capture_output=True,
-                              env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300)
-        assert done.returncode == 0, done.stderr
+    for count, name in ((1, "one"), (2, "two")): processes(count, "--preset", tmp_path / "preset.json", "--out", tmp_path / name)
     one, two = (Transformer.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
-    steps = [[line["step"] for line in read_metrics(tmp_path / name)] for name in ("one", "two")]
-    assert steps[0] == steps[1], "did both processes write?"
+    lines = [read_metrics(tmp_path / name) for name in ("one", "two")]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]], "did both processes write?"
+    for a, b in zip(*([line["valid_loss"] for line in each if "valid_loss" in line] for each in lines)): assert abs(a - b) < 1e-5
+    shutil.copytree(tmp_path / "two", tmp_path / "again")
+    max((tmp_path / "again" / "checkpoints").iterdir()).unlink()
+    (tmp_path / "again" / "checkpoints" / ".step_00000050.safetensors.x.tmp").touch()      # of a save cut short
+    assert processes(2, "--resume", "--out", tmp_path / "again").count("resumed at step 40") == 1
+    again = Transformer.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(two[name], again[name]) for name in two)
 
 
 def test_accumulation_equals_one_large_batch(tmp_path):
@@ -112,20 +149,87 @@ def test_float16_overflow_is_skipped_counted_and_recovered_from(tmp_path):
     trainer.train_step()
     assert trainer.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters())), "a skipped update moved the weights"
+    assert trainer.optimizer.state[trainer.model.lm_head.weight]["step"] == 1, "a skipped update was counted by the optimizer"
+    trainer.flush([(2, 1e-3, torch.tensor(1.0), torch.tensor(1.0))])
+    assert read_metrics(tmp_path)[-1]["skipped"] == 1
+    trainer.save()
+    resumed = small(tmp_path, precision="float16")
+    assert resumed.resume() == 2 and resumed.skipped == 1 and resumed.scaler.get_scale() == trainer.scaler.get_scale()
     for _ in range(60): trainer.train_step()
     assert trainer.skipped < 40 and not all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+class Fetches(TorchDispatchMode):
+    "Counts the numbers that were asked for: on a GPU each would wait for everything before it."
+    count = 0
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_step_asks_the_device_for_no_number(precision, tmp_path, monkeypatch):
+    monkeypatch.setattr("lm336.embeddings.Embedding.check", lambda *args: None)            # two checks that are made on a CPU alone
+    monkeypatch.setattr("lm336.loss._check_targets", lambda *args: None)
+    trainer = small(tmp_path, precision=precision, gradient_accumulation_steps=2)
+    trainer.train_step()
+    with Fetches() as fetches: waiting = [(step, 1e-3, *trainer.train_step()) for step in range(3)]
+    assert fetches.count == 0
+    with fetches: trainer.flush(waiting)
+    assert fetches.count > 0, "this test would not see a number being fetched"
+
+
+@contextmanager
+def largest_file(size):
+    "No file may become larger: the kernel ends the write in the middle, as a full disk does."
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_a_write_that_ends_in_the_middle_leaves_the_last_checkpoint(tmp_path, share):
     trainer = small(tmp_path)
     trainer.save()
-    good = trainer.last_checkpoint().read_bytes()
-    def no_space(*args): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(os, "fsync", no_space)
+    good, weights = trainer.last_checkpoint(), (tmp_path / "model.safetensors").read_bytes()
+    before = good.read_bytes()
     trainer.train_step()
-    with pytest.raises(OSError, match="No space left"): trainer.save()
-    assert trainer.last_checkpoint().read_bytes() == good
-    assert not list((tmp_path / "checkpoints").glob("*.tmp")) and not list((tmp_path / "checkpoints").glob(".*"))
+    with largest_file(int(len(before) * share)):
+        with pytest.raises(OSError, match="step 1 could not be saved: .*File too large.*; the last good checkpoint is .*step_00000000"): trainer.save()
+    assert trainer.last_checkpoint() == good and good.read_bytes() == before and (tmp_path / "model.safetensors").read_bytes() == weights
+    assert not list(tmp_path.rglob(".*")), "half a file was left"
+    trainer.save()
+    assert small(tmp_path).resume() == 1
+
+
+@contextmanager
+def small_disk(folder, kilobytes):
+    "A file system of its own in `folder`. It takes the right to mount one."
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode: pytest.skip("may not mount a file system")
+    try: yield
+    finally: subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_reported_and_the_run_goes_on_from_the_last_checkpoint(preset, unbroken, tmp_path):
+    sizes = {path: path.stat().st_size for path in unbroken.rglob("*") if path.is_file()}
+    checkpoint = max(size for path, size in sizes.items() if path.parent.name == "checkpoints")
+    room = sum(sizes.values()) + checkpoint // 2                   # two checkpoints lie there, a third is begun
+    with small_disk(tmp_path / "disk", room // 1024):
+        run = tmp_path / "disk" / "run"
+        status, out, err = finish(lm336("pretrain", "--preset", preset, "--out", run))
+        message = err.strip().splitlines()[-1]
+        assert status == 1 and "Traceback" not in err, err
+        assert "No space left on device" in message and "the last good checkpoint is" in message, err
+        step, _ = load_checkpoint(message.split("checkpoint is ")[1], *(lambda t: (t.model, t.optimizer))(small(tmp_path / "other")))
+        assert step == 20
+        subprocess.run(["mount", "-o", "remount,size=100m", tmp_path / "disk"], check=True)
+        status, out, err = finish(lm336("pretrain", "--resume", "--out", run))
+        assert status == 0 and f"resumed at step {step}" in out, err
+        assert (run / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+        assert measured(run) == measured(unbroken)
 
 
 def test_every_truncation_of_a_checkpoint_is_refused(tmp_path):
@@ -267,6 +371,16 @@ def test_a_spike_keeps_the_checkpoint_before_it(tmp_path):
         trainer.watch(50, 1e-3, 2.7)
     assert len(list((tmp_path / "checkpoints").glob("before_spike_*"))) == 1
     with pytest.raises(FloatingPointError, match="the loss became inf at step 51"): trainer.watch(51, 1e-3, float("inf"))
+
+
+def test_operations_are_counted_as_predicted(tmp_path):
+    "The fused attention counts its second pass over the scores; without it the count is the prediction."
+    for fused, extra in ((False, 0), (True, 1)):
+        model = Transformer(TransformerConfig(**MODEL), fused=fused)
+        ids = torch.randint(300, (4, 32))
+        expected = flops_per_token(model.config) + extra * MODEL["num_layers"] * 2 * 32 * MODEL["d_model"]
+        assert counted_flops(Objective(model, "float32"), ids, ids) == expected * ids.numel()
+        assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler on a CPU")

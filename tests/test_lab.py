@@ -1,0 +1,181 @@
+"JupyterLab itself in a real browser: run all cells, move each control, see what it moves; no errors, nothing fetched from elsewhere."
+import json, os, shutil, socket, subprocess, sys, time
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+
+from .test_page import chromium   # a fixture
+
+ROOT = Path(__file__).parents[1]
+ARTEFACTS = os.environ.get("LM336_ARTEFACTS")     # a folder for screenshots
+SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+            "notebook-extension/tracker": {"windowingMode": "none"}}       # every cell is in the page, also below the screen
+
+SETUP = """import torch
+from lm336 import widgets
+from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer, TransformerConfig
+torch.manual_seed(0)
+tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])
+model = Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True))"""
+
+# Widget -> how it is shown, and its controls: (control, what to do with it, the part of the panel that must change, and what to press then).
+WIDGETS = {
+    "Sampler": ("widgets.Sampler(model, tokenizer)", [
+        ("button", "click", ".text"), ("[name=prompt]", "Once", ".bars"), ("[name=temperature]", "ArrowRight", ".bars"),
+        ("[name=topK]", "ArrowRight", ".bars"), ("[name=topP]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab with no memory of others, on a folder of its own that has the data; the folder and the address."
+    if not find_spec("jupyterlab"): pytest.skip("jupyterlab is not installed")
+    home, root = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("lab")
+    for name in ("data", "benchmarks"): (root / name).symlink_to(ROOT / name)
+    (root / "nbs").mkdir()
+    for name, setting in SETTINGS.items():
+        path = home / f"settings/@jupyterlab/{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(setting))
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": f"{home}/config", "JUPYTER_RUNTIME_DIR": f"{home}/runtime", "IPYTHONDIR": f"{home}/ipython",
+           "JUPYTERLAB_SETTINGS_DIR": f"{home}/settings", "JUPYTERLAB_WORKSPACES_DIR": f"{home}/workspaces", "TQDM_DISABLE": "1",
+           "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with open(home / "log", "wb") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+                                   "--IdentityProvider.token=", f"--ServerApp.root_dir={root}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                                   "--LabApp.extension_manager=readonly", "--expose-app-in-browser"], env=env, stdout=log, stderr=log)
+    try:
+        wait_for(address + "/api/status", server, home / "log")
+        yield root, address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(address, server, log, seconds=120):
+    end = time.monotonic() + seconds
+    while True:
+        assert server.poll() is None, f"JupyterLab stopped: {log.read_text()[-2000:]}"
+        try: return urlopen(address, timeout=5).close()
+        except OSError: assert time.monotonic() < end, f"JupyterLab does not answer: {log.read_text()[-2000:]}"
+        time.sleep(0.2)
+
+
+class Notebook:
+    "A notebook open in JupyterLab, all of its cells run."
+
+    def __init__(self, page, lab, name):
+        self.page, (root, address) = page, lab
+        page.set_default_timeout(60_000)
+        self.errors, self.foreign = [], []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(f"{message.text} {message.location['url']}") if message.type == "error" else None)
+        page.context.on("request", lambda request: self.foreign.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None)
+        page.goto(f"{address}/lab/tree/nbs/{name}?reset", wait_until="domcontentloaded")
+        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+        assert page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')"), self.complaints()
+
+    def outputs(self):
+        cells = self.page.evaluate("() => jupyterapp.shell.currentWidget.content.model.toJSON().cells")
+        return [output for cell in cells for output in cell.get("outputs", [])]
+
+    def complaints(self):
+        "What went wrong in the kernel: exceptions, also in callbacks, and whatever went to stderr."
+        found = [output for output in self.outputs() if output["output_type"] == "error" or output.get("name") == "stderr"]
+        return found + self.page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
+
+    def finish(self):
+        assert self.complaints() == []
+        assert self.errors == [] and self.foreign == []
+
+
+@pytest.fixture
+def notebook(chromium, lab):
+    "Opens a notebook and runs it; at the end nobody has complained."
+    context, opened = chromium.new_context(viewport=dict(width=1300, height=1000)), []
+    def open_and_run(name):
+        opened.append(Notebook(context.new_page(), lab, name))
+        return opened[-1]
+    yield open_and_run
+    if ARTEFACTS: opened[0].page.screenshot(path=Path(ARTEFACTS) / f"lab-{len(os.listdir(ARTEFACTS))}.png")
+    for one in opened:
+        one.finish()
+        one.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    context.close()
+
+
+def picture(part):
+    "What a part of a panel shows, to the last attribute and pixel."
+    return part.evaluate("el => el.outerHTML + [...el.querySelectorAll('canvas'), ...(el.matches('canvas') ? [el] : [])].map(c => c.toDataURL())")
+
+
+def move(control, action):
+    if action == "click": control.click()
+    elif action.startswith(("Arrow", "Home", "End", "Page", "Enter", "Space")): control.press(action)
+    else: control.fill(action)
+
+
+def changes(page, part, before, what):
+    "Waits until a part of a panel shows something else."
+    for _ in range(300):
+        if picture(part) != before: return
+        page.wait_for_timeout(50)
+    pytest.fail(f"{what} moved nothing")
+
+
+def settle(page, part):
+    "Waits until a part of a panel has shown the same for half a second."
+    last = None
+    while last != (last := picture(part)): page.wait_for_timeout(500)
+    return last
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_each_control_moves_its_panel(notebook, lab, name):
+    show, controls = WIDGETS[name]
+    cells = [nbformat.v4.new_code_cell(SETUP), nbformat.v4.new_code_cell(show)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), lab[0] / f"nbs/{name}.ipynb")
+    page = notebook(f"{name}.ipynb").page
+    panel = page.locator(".lm336").first
+    panel.wait_for()
+    for control, action, part, *press in controls:
+        shown = panel.locator(part).first
+        before = settle(page, shown)
+        move(panel.locator(control).first, action)
+        if press: panel.locator(press[0]).first.click()
+        changes(page, shown, before, f"{name}: {control}")
+    settle(page, panel)
+
+
+def chapter(name, root):
+    "A copy of a chapter without the cell that exports it."
+    nb = nbformat.read(ROOT / "nbs" / name, as_version=4)
+    nb.cells = [cell for cell in nb.cells if "nbdev_export(" not in cell.source]
+    nbformat.write(nb, root / "nbs" / name)
+    return name
+
+
+def test_the_chapter_of_the_widgets_runs(notebook, lab):
+    notebook(chapter("15_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336").first.wait_for()
+
+
+def test_the_panel_of_the_generation_chapter(notebook, lab):
+    "Plain ipywidgets: two sliders, a box, a button, and what the button tells."
+    page = notebook(chapter("13_generation.ipynb", lab[0])).page
+    panel = page.locator(".jp-OutputArea .widget-vbox").last
+    told = panel.locator(".jupyter-widgets-output-area, .widget-output").first
+    press = panel.locator("button", has_text="Tell")
+    before = settle(page, told)
+    for control, action in [("input[type=text]", "Once"), (".noUi-handle >> nth=0", "ArrowRight"), (".noUi-handle >> nth=1", "Home")]:
+        move(panel.locator(control).first, action)
+        press.click()
+        changes(page, told, before, control)
+        before = settle(page, told)

@@ -1,0 +1,104 @@
+"The pages in a real browser, light and dark: axe-core finds nothing serious, and the page for a wrong address works from any depth."
+import re, runpy
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from .test_page import Quiet, chromium, serve, site as web_page     # fixtures: a browser, the folder of lm336_web,
+from .test_widgets import contrast, site as panel_page              # and a page with the panel
+
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT/"_docs"
+SCHEMES = "light", "dark"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_colour_can_be_read_on_every_paper(scheme):
+    "WCAG 2.1, 1.4.3: 4.5 to 1, for all colours of the theme that text is set in, on the page and on the shade behind code."
+    found = re.findall(r"(?m)^\$([\w-]+): +#(\w{6});", (ROOT/f"nbs/theme-{scheme}.scss").read_text())
+    colours = {name: [int(code[k:k + 2], 16) for k in (0, 2, 4)] for name, code in found}
+    papers = {name: colours.pop(name) for name in ("paper", "shade")}
+    assert colours.pop("line") and len(colours) >= 8
+    bad = {(ink, paper): round(contrast(colours[ink], papers[paper]), 2) for ink in colours for paper in papers if contrast(colours[ink], papers[paper]) < 4.5}
+    assert not bad
+
+
+class Lost(Quiet):
+    "Answers every address that does not exist with 404.html, as servers of static pages do."
+    def send_error(self, code, *args):
+        page = (Path(self.directory)/"book/404.html").read_bytes()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        if self.command == "GET": self.wfile.write(page)
+
+
+@pytest.mark.parametrize("address", ["book/lost.html", "book/deep/down/lost", "book/deep/down/"])
+def test_a_wrong_address_leads_home_from_any_depth(page, tmp_path, address):
+    "Built for /lm336/, served under /book/: the links of 404.html still end at the first page."
+    (tmp_path/"book").mkdir()
+    html = '<!doctype html><html lang="en"><head><title>x</title><script src="/lm336/s.js"></script></head><body><a href="/lm336/index.html">home</a></body></html>'
+    mend = runpy.run_path(str(ROOT/".ci/site.py"))["at_any_depth"]
+    for name, text in {"404.html": mend(html, "/lm336/"), "index.html": "<title>home</title>", "s.js": "window.ran = true", "search.json": "[]"}.items():
+        (tmp_path/"book"/name).write_text(text)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Lost, directory=str(tmp_path)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    page.goto(f"http://127.0.0.1:{server.server_port}/{address}")
+    assert page.evaluate("window.ran") is True
+    page.click("text=home")
+    assert page.title() == "home"
+    server.shutdown()
+
+
+def serious(page):
+    "What axe-core calls serious or critical on a page: the rule, and where."
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']} ({one['impact']}): {node['html'][:150]} {node.get('failureSummary', '')[:300]}"
+            for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]]
+
+
+@pytest.fixture
+def page(chromium, request):
+    context = chromium.new_context(viewport=dict(width=1280, height=900), color_scheme=getattr(request, "param", "light"))
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("page", SCHEMES, indirect=True)
+def test_the_page_of_lm336_web(page, web_page):
+    page.goto(web_page[1])
+    page.click("#go:enabled")
+    page.wait_for_function("document.querySelector('#status').textContent.startsWith('400 tokens')")
+    assert serious(page) == []
+
+
+@pytest.mark.parametrize("page", SCHEMES, indirect=True)
+def test_the_panel_on_a_page(page, panel_page, request):
+    scheme = request.node.callspec.params["page"]
+    page.goto(panel_page[1])
+    page.evaluate(f"document.body.className = 'quarto-{scheme}'; document.body.style = '{dict(light='', dark='background: #14191d; color: #e6e3da')[scheme]}'")
+    page.click(".lm336 button")
+    page.wait_for_function("document.querySelector('.status')?.textContent.includes('per second')")
+    assert serious(page) == []
+
+
+@pytest.fixture(scope="module")
+def docs():
+    with serve(DOCS) as address: yield address
+
+
+@pytest.mark.skipif(not (DOCS/"index.html").exists(), reason="the site is not rendered: make docs")
+@pytest.mark.parametrize("page", SCHEMES, indirect=True)
+@pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.html")))
+def test_rendered_page(page, docs, name, request):
+    mode = dict(light="default", dark="alternate")[request.node.callspec.params["page"]]
+    page.add_init_script(f"localStorage.setItem('quarto-color-scheme', '{mode}')")
+    page.goto(docs + name)
+    page.wait_for_load_state("networkidle")
+    assert serious(page) == []
