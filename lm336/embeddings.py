@@ -9,6 +9,7 @@ __all__ = ['truncated_normal_', 'Linear', 'Embedding']
 import math
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,8 +23,9 @@ def truncated_normal_(
 ):               # the same tensor
     """Fill `tensor` from a normal distribution of mean 0, cut off at ±`bound`.
 
-    Uniform numbers between Phi(-bound/std) and Phi(bound/std) go through the inverse of Phi, the normal's
-    cumulative distribution: no value is drawn twice, and PyTorch's global seed decides them all.
+    Uniform numbers between Phi(-bound/std) and Phi(bound/std) go through the inverse of Phi, the
+    normal's cumulative distribution: no value is drawn twice, and PyTorch's global seed decides
+    them all.
     """
     phi = math.erf(bound / std / math.sqrt(2))                        # mass within the bounds
     with torch.no_grad():
@@ -33,7 +35,8 @@ def truncated_normal_(
 # %% ../nbs/04_embeddings.ipynb #1f9fee28
 class Linear(nn.Module):
     """y = x W^T, without a bias. Weight (out_features, in_features), first drawn from a normal of
-    variance 2 / (in_features + out_features) cut at three standard deviations (Glorot & Bengio 2010, eq. 12)."""
+    variance 2 / (in_features + out_features) cut at three standard deviations (Glorot & Bengio
+    2010, eq. 12)."""
     def __init__(
         self,
         in_features,    # width of the last axis of the input
@@ -43,27 +46,35 @@ class Linear(nn.Module):
     ):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        empty = torch.empty(out_features, in_features, device=device, dtype=dtype)
+        self.weight = nn.Parameter(empty)
         self.reset_parameters()
 
-    def reset_parameters(self):
-        "Draw the weight anew."
-        std = math.sqrt(2 / (self.in_features + self.out_features))
-        truncated_normal_(self.weight, std, 3 * std)
+# %% ../nbs/04_embeddings.ipynb #13cd1456
+@patch
+def reset_parameters(self: Linear):
+    "Draw the weight anew."
+    std = math.sqrt(2 / (self.in_features + self.out_features))
+    truncated_normal_(self.weight, std, 3 * std)
 
-    def forward(
-        self,
-        x,              # (..., in_features)
-    ):                  # (..., out_features)
-        "Every output is a weighted sum of the inputs."
-        return x @ self.weight.T
 
-    def extra_repr(self): return f"in_features={self.in_features}, out_features={self.out_features}"
+@patch
+def forward(self: Linear,
+    x,              # (..., in_features)
+):                  # (..., out_features)
+    "Every output is a weighted sum of the inputs."
+    return x @ self.weight.T
+
+
+@patch
+def extra_repr(self: Linear):
+    "What stands between the brackets when the module is printed."
+    return f"in_features={self.in_features}, out_features={self.out_features}"
 
 # %% ../nbs/04_embeddings.ipynb #ba6cee6f
 class Embedding(nn.Module):
-    """A table with one row for each token. Weight (num_embeddings, embedding_dim), first drawn from a normal of
-    variance 1 cut at 3, as in Stanford CS336's assignment 1."""
+    """A table with one row for each token. Weight (num_embeddings, embedding_dim), first drawn from
+    a normal of variance 1 cut at 3, as in Stanford CS336's assignment 1."""
     def __init__(
         self,
         num_embeddings,     # size of the vocabulary
@@ -71,35 +82,47 @@ class Embedding(nn.Module):
         device=None,        # where the weight lives
         dtype=None,         # its number format
         std=1.0,            # of the first random numbers
-        fused=True,         # False: plain indexing; True: PyTorch's kernel for the same, with a faster gradient
+        fused=True,         # True: PyTorch's kernel, with a faster gradient; False: plain indexing
     ):
         super().__init__()
-        self.num_embeddings, self.embedding_dim, self.std, self.fused = num_embeddings, embedding_dim, std, fused
-        self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.std, self.fused = std, fused
+        empty = torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
+        self.weight = nn.Parameter(empty)
         self.reset_parameters()
 
-    def reset_parameters(self):
-        "Draw the table anew."
-        truncated_normal_(self.weight, self.std, 3 * self.std)
+# %% ../nbs/04_embeddings.ipynb #14d09285
+@patch
+def reset_parameters(self: Embedding):
+    "Draw the table anew."
+    truncated_normal_(self.weight, self.std, 3 * self.std)
 
-    def check(
-        self,
-        token_ids,          # (...) integers
-    ):
-        """Raise `InputError` for an id that has no row (a negative one would silently count from the end). Only where
-        asking costs nothing: on the CPU, outside torch.compile; a GPU stops with its own assertion."""
-        if token_ids.device.type != "cpu" or torch.compiler.is_compiling() or not token_ids.numel(): return
-        low, high = token_ids.min().item(), token_ids.max().item()
-        if low < 0 or high >= self.num_embeddings:
-            raise InputError(f"token id {low if low < 0 else high} is outside the vocabulary: "
-                             f"this table has the ids 0 to {self.num_embeddings - 1}")
 
-    def forward(
-        self,
-        token_ids,          # (...) integers, each in 0 .. num_embeddings - 1
-    ):                      # (..., embedding_dim)
-        "Look up one row for each id."
-        self.check(token_ids)
-        return F.embedding(token_ids, self.weight) if self.fused else self.weight[token_ids]
+@patch
+def check(self: Embedding,
+    token_ids,          # (...) integers
+):
+    """Raise `InputError` for an id that has no row (a negative one would silently count from the
+    end). Only where asking costs nothing: on the CPU, outside torch.compile; a GPU stops with its
+    own assertion."""
+    if token_ids.device.type != "cpu" or torch.compiler.is_compiling(): return
+    if not token_ids.numel(): return
+    low, high = token_ids.min().item(), token_ids.max().item()
+    if low < 0 or high >= self.num_embeddings:
+        raise InputError(f"token id {low if low < 0 else high} is outside the vocabulary: "
+                         f"this table has the ids 0 to {self.num_embeddings - 1}")
 
-    def extra_repr(self): return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"
+# %% ../nbs/04_embeddings.ipynb #9b79a739
+@patch
+def forward(self: Embedding,
+    token_ids,          # (...) integers, each in 0 .. num_embeddings - 1
+):                      # (..., embedding_dim)
+    "Look up one row for each id."
+    self.check(token_ids)
+    return F.embedding(token_ids, self.weight) if self.fused else self.weight[token_ids]
+
+
+@patch
+def extra_repr(self: Embedding):
+    "What stands between the brackets when the module is printed."
+    return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"

@@ -7,6 +7,7 @@ __all__ = ['rope_angles', 'RotaryEmbedding']
 
 # %% ../nbs/05_rope.ipynb #7f69b2a9
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from .corpus import InputError
@@ -17,16 +18,17 @@ def rope_angles(
     d_head,         # width of one head, even
     max_seq_len,    # number of positions
     device=None,    # where the table lives
-):                  # float64 (max_seq_len, d_head/2): angle of pair i at position m, m theta^(-2i/d_head)
-    "Angles in radians (Su et al. 2021, eq. 15)."
-    frequencies = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64, device=device) / d_head)
-    return torch.outer(torch.arange(max_seq_len, dtype=torch.float64, device=device), frequencies)
+):                  # float64 (max_seq_len, d_head/2): angle of pair i at position m
+    "Angles in radians, m theta^(-2i/d_head) (Su et al. 2021, eq. 15)."
+    exponents = torch.arange(0, d_head, 2, dtype=torch.float64, device=device) / d_head
+    positions = torch.arange(max_seq_len, dtype=torch.float64, device=device)
+    return torch.outer(positions, theta ** -exponents)
 
 # %% ../nbs/05_rope.ipynb #1e850d1f
 class RotaryEmbedding(nn.Module):
-    """Rotary positions (Su et al. 2021, eq. 34) for interleaved pairs: features 2i and 2i+1 are one point in the plane,
-    turned by the position times theta^(-2i/d_head). No parameters; the tables `cos` and `sin`
-    (max_seq_len, d_head/2) are rebuilt, never saved."""
+    """Rotary positions (Su et al. 2021, eq. 34) for interleaved pairs: features 2i and 2i+1 are one
+    point in the plane, turned by the position times theta^(-2i/d_head). No parameters; the tables
+    `cos` and `sin` (max_seq_len, d_head/2) are rebuilt, never saved. `InputError` for odd d_head."""
     def __init__(
         self,
         theta,              # base of the wavelengths
@@ -37,51 +39,63 @@ class RotaryEmbedding(nn.Module):
         fused=True,         # True: one complex product; False: the four real products
     ):
         super().__init__()
-        if d_head % 2: raise InputError(f"d_head is {d_head}: rotary positions turn pairs, so it must be even")
+        if d_head % 2:
+            raise InputError(f"d_head is {d_head}: rotary positions turn pairs, so it must be even")
         self.theta, self.d_head, self.max_seq_len, self.fused = theta, d_head, max_seq_len, fused
         self.build_tables(device, dtype or torch.get_default_dtype())
 
-    def build_tables(
-        self,
-        device,     # where the tables live
-        dtype,      # of the model; narrower than float32 becomes float32
-    ):
-        "Compute `cos` and `sin` in float64, then round once."
-        angles, dtype = rope_angles(self.theta, self.d_head, self.max_seq_len, device), torch.promote_types(dtype, torch.float32)
-        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
-        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+# %% ../nbs/05_rope.ipynb #295e8b52
+@patch
+def build_tables(self: RotaryEmbedding,
+    device,     # where the tables live
+    dtype,      # of the model; narrower than float32 becomes float32
+):
+    "Compute `cos` and `sin` in float64, then round once."
+    angles = rope_angles(self.theta, self.d_head, self.max_seq_len, device)
+    dtype  = torch.promote_types(dtype, torch.float32)
+    self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
+    self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
 
-    def _apply(self, fn, recurse=True):
-        "Moved or converted (`.to`, `.double`, `.half`, `.to_empty`): new tables, as exact as the new number format allows."
-        super()._apply(fn, recurse)
-        self.build_tables(self.cos.device, self.cos.dtype)
-        return self
 
-    def tables(
-        self,
-        seq,                # number of positions in x
-        token_positions,    # (..., seq) integers, or None for 0 .. seq - 1
-    ):                      # cos and sin, each (..., seq, d_head/2)
-        "The rows of both tables for these positions."
-        if token_positions is not None: return self.cos[token_positions], self.sin[token_positions]
-        if seq > self.max_seq_len:
-            raise InputError(f"{seq} positions are asked for, but the tables have {self.max_seq_len}")
-        return self.cos[:seq], self.sin[:seq]
+@patch
+def _apply(self: RotaryEmbedding, fn, recurse=True):
+    "Moved or converted (`.to`, `.double`, `.half`, `.to_empty`): new tables, as exact as can be."
+    nn.Module._apply(self, fn, recurse)
+    self.build_tables(self.cos.device, self.cos.dtype)
+    return self
 
-    def forward(
-        self,
-        x,                      # (..., seq, d_head)
-        token_positions=None,   # (..., seq) integers, broadcast against x; None: 0 .. seq - 1
-    ):                          # (..., seq, d_head), the number format of x
-        "Turn every pair of x by its angle."
-        cos, sin = self.tables(x.shape[-2], token_positions)
-        if self.fused and not torch.compiler.is_compiling():          # a compiler fuses the real products itself
-            wide = x.to(cos.dtype, memory_format=torch.contiguous_format).contiguous()    # one copy, or none
-            pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-            turned = torch.view_as_real(pairs * torch.complex(cos, sin))
-        else:
-            x1, x2 = x[..., 0::2], x[..., 1::2]
-            turned = torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
-        return turned.flatten(-2).to(x.dtype)
 
-    def extra_repr(self): return f"theta={self.theta}, d_head={self.d_head}, max_seq_len={self.max_seq_len}"
+@patch
+def extra_repr(self: RotaryEmbedding):
+    "What stands between the brackets when the module is printed."
+    return f"theta={self.theta}, d_head={self.d_head}, max_seq_len={self.max_seq_len}"
+
+# %% ../nbs/05_rope.ipynb #36192792
+@patch
+def tables(self: RotaryEmbedding,
+    seq,                # number of positions in x
+    token_positions,    # (..., seq) integers, or None for 0 .. seq - 1
+):                      # cos and sin, each (..., seq, d_head/2)
+    "The rows of both tables for these positions. `InputError` where the tables end too soon."
+    if token_positions is not None: return self.cos[token_positions], self.sin[token_positions]
+    if seq > self.max_seq_len:
+        raise InputError(f"{seq} positions are asked for, but the tables have {self.max_seq_len}")
+    return self.cos[:seq], self.sin[:seq]
+
+# %% ../nbs/05_rope.ipynb #59006e14
+@patch
+def forward(self: RotaryEmbedding,
+    x,                      # (..., seq, d_head)
+    token_positions=None,   # (..., seq) integers, broadcast against x; None: 0 .. seq - 1
+):                          # (..., seq, d_head), the number format of x
+    "Turn every pair of x by its angle."
+    cos, sin = self.tables(x.shape[-2], token_positions)
+    if self.fused and not torch.compiler.is_compiling():
+        layout = torch.contiguous_format
+        wide   = x.to(cos.dtype, memory_format=layout).contiguous()      # one copy, or none
+        pairs  = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * torch.complex(cos, sin))
+    else:
+        x1, x2 = x[..., 0::2], x[..., 1::2]
+        turned = torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
