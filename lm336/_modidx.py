@@ -486,4 +486,6 @@ d = { 'settings': { 'branch': 'main',
                                'lm336.widgets.Sampler._send_answers': ('widgets.html#sampler._send_answers', 'lm336/widgets.py'),
                                'lm336.widgets.Sampler.answer': ('widgets.html#sampler.answer', 'lm336/widgets.py'),
                                'lm336.widgets.sampler_answers': ('widgets.html#sampler_answers', 'lm336/widgets.py'),
-                               'lm336.widgets.token_bars': ('widgets.html#token_bars', 'lm336/widgets.py')}}}
+                               'lm336.widgets.thin_losses': ('widgets.html#thin_losses', 'lm336/widgets.py'),
+                               'lm336.widgets.token_bars': ('widgets.html#token_bars', 'lm336/widgets.py'),
+                               'lm336.widgets.watch_learning': ('widgets.html#watch_learning', 'lm336/widgets.py')}}}
