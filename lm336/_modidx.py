@@ -485,5 +485,6 @@ d = { 'settings': { 'branch': 'main',
                                'lm336.widgets.Sampler.__init__': ('widgets.html#sampler.__init__', 'lm336/widgets.py'),
                                'lm336.widgets.Sampler._send_answers': ('widgets.html#sampler._send_answers', 'lm336/widgets.py'),
                                'lm336.widgets.Sampler.answer': ('widgets.html#sampler.answer', 'lm336/widgets.py'),
+                               'lm336.widgets.one_module': ('widgets.html#one_module', 'lm336/widgets.py'),
                                'lm336.widgets.sampler_answers': ('widgets.html#sampler_answers', 'lm336/widgets.py'),
                                'lm336.widgets.token_bars': ('widgets.html#token_bars', 'lm336/widgets.py')}}}
