@@ -42,11 +42,11 @@ def mend(path, described):
 
 
 def assets(to):
-    "The modules of the page, and the demo model in the form that they load."
+    "The modules of the page, the demo model in the form that they load, and the run of the learning slider."
     web, demo = ROOT/"lm336/web", ROOT/"data/demo"
     if web.exists(): shutil.copytree(web, to/"web", dirs_exist_ok=True)
     (to/"model").mkdir(exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "model.safetensors"): shutil.copy(demo/name, to/"model")
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "../learn.json"): shutil.copy(demo/name, to/"model")
 
 
 def proc():

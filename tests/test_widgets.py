@@ -15,19 +15,61 @@ from .test_page import chromium, page, serve   # fixtures, and a server of a fol
 ARTEFACTS = os.environ.get("LM336_ARTEFACTS")     # a folder for screenshots
 
 
+def write_page(folder, mounts):
+    "A page with these widgets, each in the markup that a chapter has; a picture stands in each."
+    divs = "".join(f'<div class="lm336-widget" data-widget="{name}"{f" data-src={src}" if src else ""}><p>a picture</p></div>' for name, src in mounts)
+    (folder / "index.html").write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Panel</title><link rel="icon" href="data:,">
+        <meta name="viewport" content="width=device-width, initial-scale=1"><body class="quarto-light"><main><h1>Panel</h1>{divs}</main>
+        <script type="module" src="web/embed.js"></script></body></html>""")
+
+
 @pytest.fixture
 def site(tmp_path):
-    "A page with the panel; the model in the folder model/, the modules in web/."
+    "A page with the sampler; the model in the folder model/, the modules in web/."
     torch.manual_seed(0)
     tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])   # no token ends the text
     folder = tmp_path / "some/prefix"
     to_web(Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True)), tokenizer, folder / "model")
     shutil.copytree(Path(files("lm336") / "web"), folder / "web")
-    (folder / "index.html").write_text("""<!doctype html><html lang="en"><meta charset="utf-8"><title>Panel</title><link rel="icon" href="data:,">
-        <meta name="viewport" content="width=device-width, initial-scale=1"><body class="quarto-light"><main><h1>Panel</h1>
-        <div class="lm336-widget" data-widget="sampler" data-src="model"><p>a picture</p></div></main>
-        <script type="module" src="web/embed.js"></script></body></html>""")
+    write_page(folder, [("sampler", "model")])
     with serve(tmp_path) as address: yield folder, address + "some/prefix/"
+
+
+PROBE = """export default { render({ model, el }) {
+    model.set("seen", 1);
+    el.textContent = `${model.get("greeting")} ${model.get("seen")}`;
+} };"""
+
+
+def test_a_widget_reads_its_json_or_has_defaults(page, site):
+    folder, address = site
+    (folder / "web/probe.js").write_text(PROBE)
+    (folder / "here.json").write_text('{"greeting": "good day"}')
+    write_page(folder, [("probe", "here.json"), ("probe", None)])
+    page.goto(address)
+    page.wait_for_selector("text=good day 1")
+    page.wait_for_selector("text=undefined 1")
+    assert "a picture" not in page.text_content("main")
+
+
+@pytest.mark.parametrize("missing, words", [("here.json", "here.json could not be downloaded: the server answered 404."),
+                                            ("web/probe.js", "probe.js could not be loaded.")])
+def test_what_is_missing_is_named_and_can_be_tried_again(page, site, missing, words):
+    folder, address = site
+    page.expected_errors.append("404")
+    (folder / "web/probe.js").write_text(PROBE)
+    (folder / "here.json").write_text('{"greeting": "good day"}')
+    write_page(folder, [("probe", "here.json")])
+    (folder / missing).rename(folder / "elsewhere")
+    page.goto(address)
+    page.wait_for_selector(f"text={words}")
+    assert "a picture" in page.text_content("main")
+    page.click("text=Try again")
+    page.wait_for_function("document.querySelectorAll('button').length == 1")
+    (folder / "elsewhere").rename(folder / missing)
+    page.click("text=Try again")
+    page.wait_for_selector("text=good day 1")
+    assert page.locator("button").count() == 0
 
 
 def shares(page):

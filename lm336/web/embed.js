@@ -1,12 +1,20 @@
-// Mounts widgets on a page without a kernel: every <div class="lm336-widget" data-widget="sampler" data-src="folder">,
-// once it comes into view. What stands in the div is shown where scripts do not run.
+// Mounts widgets on a page without a kernel: every <div class="lm336-widget" data-widget="NAME" data-src="...">, once it
+// comes into view. What stands in the div is shown where scripts do not run, and until the widget is there.
+//   data-src="folder"      a worker with the folder's model answers the widget's messages
+//   data-src="file.json"   is downloaded first; what is in it are the widget's traits
+//   no data-src            the widget has what it needs
 
 const here = name => new URL(name, import.meta.url);
 
-function pageModel(folder) {           // anywidget's `model`, answered by a worker instead of a kernel
+// anywidget's `model`, without a kernel: what a widget sets stays on the page.
+const traitModel = traits => ({
+  get: key => traits[key], set(key, value) { traits[key] = value; }, save_changes() {}, on() {}, send() {},
+});
+
+function workerModel(folder) {         // the same, and its messages are answered by a worker
   let worker = null, hear = () => {};
   const fail = () => hear({ type: "error", message: "The model's program could not be loaded. Is the network there?" });
-  return {
+  return { ...traitModel({}),
     on(name, listener) { hear = listener; },
     send(message) {
       if (!worker) {
@@ -19,14 +27,34 @@ function pageModel(folder) {           // anywidget's `model`, answered by a wor
   };
 }
 
-async function mount(el) {
-  const { widget, src } = el.dataset;
+async function modelFor(src, onPart) {
+  if (!src) return traitModel({});
+  const url = new URL(src, document.baseURI);
+  if (!src.endsWith(".json")) return workerModel(`${url.href}/`);
+  const { downloadJSON } = await import(here("model.js"));
+  return traitModel(await downloadJSON(new URL(".", url).href, src.split("/").at(-1), undefined, onPart));
+}
+
+async function mount(el, attempt = 0) {
+  const { widget, src } = el.dataset, picture = [...el.childNodes], note = document.createElement("div");
+  note.className = "lm336-note";
+  note.innerHTML = '<progress aria-label="Loading"></progress><span role="status"></span>';
+  const [bar, status] = note.children;
+  const say = size => { status.textContent = `Loading ${Math.ceil(size / 1000)} kB`; };
+  if (src?.endsWith(".json")) el.append(note);
   try {
-    const { default: module } = await import(here(`${widget}.js`));
+    const model = await modelFor(src, say);
+    const { default: module } = await import(here(`${widget}.js${attempt ? `?${attempt}` : ""}`))
+      .catch(() => { throw new Error(`${widget}.js could not be loaded.`); });
     el.replaceChildren();
-    module.render({ model: pageModel(new URL(`${src}/`, document.baseURI).href), el });
+    module.render({ model, el });
   } catch (error) {
-    el.append(`This panel could not be loaded (${error.message}); reload the page to try again.`);
+    const again = document.createElement("button");
+    again.textContent = "Try again";
+    again.onclick = () => { el.replaceChildren(...picture); mount(el, attempt + 1); };
+    status.textContent = error.message;
+    bar.replaceWith(again);
+    el.append(note);
   }
 }
 

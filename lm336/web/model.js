@@ -31,8 +31,7 @@ function widen(halves) {
 function readTensors(buffer) {
   try {
     const begin = 8 + new DataView(buffer).getUint32(0, true), tensors = {};
-    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, begin - 8)));
-    delete header.__metadata__;
+    const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, begin - 8)));
     for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
       if (dtype !== "F16" || begin + to > buffer.byteLength) throw name;
       tensors[name] = widen(new Uint16Array(buffer.slice(begin + from, begin + to)));
@@ -44,6 +43,7 @@ function readTensors(buffer) {
 // out = W x, or out += W x. The rows of W begin `stride` numbers apart; four go at once.
 function multiply(weight, x, out, add = false, stride = x.length) {
   const columns = x.length, rows = out.length;
+  if (!add) out.fill(0);
   for (let row = 0; row < rows; row += 4) {
     const last = (rows - 1) * stride;   // a row too many reads this one again
     let i = row * stride, j = Math.min(i + stride, last), k = Math.min(j + stride, last), l = Math.min(k + stride, last);
@@ -59,7 +59,6 @@ function multiply(weight, x, out, add = false, stride = x.length) {
       const y = x[n - 1];
       a += weight[i] * y; b += weight[j] * y; c += weight[k] * y; d += weight[l] * y;
     }
-    if (!add) out[row] = out[row + 1] = out[row + 2] = out[row + 3] = 0;
     out[row] += a; out[row + 1] += b; out[row + 2] += c; out[row + 3] += d;   // past the end: lost
   }
 }
@@ -73,7 +72,7 @@ function normalise(x, weight, eps, out) {
 // x becomes exp(scale x) / sum of exp(scale x); x is given back
 export function softmax(x, scale) {
   let top = x[0], sum = 0;
-  for (let i = 1; i < x.length; i++) top = Math.max(top, x[i]);
+  for (const y of x) top = Math.max(top, y);
   for (let i = 0; i < x.length; i++) sum += x[i] = Math.exp((x[i] - top) * scale);
   for (let i = 0; i < x.length; i++) x[i] /= sum;
   return x;
@@ -149,7 +148,7 @@ export class Model {
       for (let i = 0; i < gate.length; i++) gate[i] *= up[i] / (1 + Math.exp(-gate[i]));   // SwiGLU
       multiply(layer.w2, gate, x, true);
     }
-    if (!head) return null;
+    if (!head) return;
     const logits = new Float32Array(vocab);
     normalise(x, this.last, eps, h);
     multiply(this.head, h, logits);
@@ -161,28 +160,26 @@ export class Model {
   attend(layer, position) {
     const { h, q, k, v, mix, half } = this, { keys, values } = layer, context = this.config.context_length;
     const scores = this.scores.subarray(0, position + 1), width = 2 * half;
-    multiply(layer.q, h, q);
-    multiply(layer.k, h, k);
-    multiply(layer.v, h, v);
-    this.rotate(q, position);
-    this.rotate(k, position);
+    for (const name of "qkv") multiply(layer[name], h, this[name]);
+    for (const part of [q, k]) this.rotate(part, position);
     for (let i = 0; i < v.length; i++) values[i * context + position] = v[i];
     for (let from = 0; from < q.length; from += width) {
       const head = x => x.subarray(from, from + width), begin = from * context, end = begin + width * context;
       keys.set(head(k), begin + position * width);
       multiply(keys.subarray(begin, end), head(q), scores);
       softmax(scores, 1 / Math.sqrt(width));
+      this.weights?.push(...scores);
       multiply(values.subarray(begin, end), scores, head(mix), false, context);
     }
   }
 
   // Turn the pairs (2i, 2i + 1) by the angles of a position.
   rotate(x, position) {
-    for (let p = 0; 2 * p < x.length; p++) {
-      const angle = position * this.half + p % this.half, cos = this.cos[angle], sin = this.sin[angle];
-      const a = x[2 * p], b = x[2 * p + 1];
-      x[2 * p] = a * cos - b * sin;
-      x[2 * p + 1] = a * sin + b * cos;
+    for (let i = 0; i < x.length; i += 2) {
+      const angle = position * this.half + i / 2 % this.half, cos = this.cos[angle], sin = this.sin[angle];
+      const a = x[i], b = x[i + 1];
+      x[i] = a * cos - b * sin;
+      x[i + 1] = a * sin + b * cos;
     }
   }
 }

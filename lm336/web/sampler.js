@@ -1,5 +1,6 @@
 // The sampling panel: in JupyterLab through anywidget on the live model, on a page through embed.js on a worker.
 // `model.send` takes worker.js's messages, `model.on("msg:custom", ...)` hears its answers.
+import { drawBars } from "./parts.js";
 
 const HTML = `
   <form>
@@ -12,11 +13,11 @@ const HTML = `
     <label>Top-p <output name="p"></output>
       <input name="topP" type="range" min="0.05" max="1" step="0.05" value="1"></label>
     <label>Seed <input name="seed" type="number" min="0" step="1" value="0"></label>
-    <button type="submit">Tell a story</button>
+    <div class="actions"><button type="submit">Tell a story</button></div>
     <progress max="1" value="0" hidden aria-label="Loading the model"></progress>
     <p class="status" role="status"></p>
   </form>
-  <div class="told"><div class="text" tabindex="0" role="region" aria-label="The story"></div>
+  <div class="split"><div class="text" tabindex="0" role="region" aria-label="The story"></div>
     <figure><figcaption>What may come next</figcaption><ol class="bars"></ol></figure></div>`;
 
 const STATES = { asleep: "Tell a story", loading: "Loading", ready: "Tell a story", telling: "Stop", failed: "Try again" };
@@ -49,15 +50,8 @@ export function render({ model, el }) {
     fields.p.textContent = topP?.toFixed(2) ?? "all";
   }
 
-  function drawBars(list) {
-    bars.replaceChildren(...list.map(({ text, probability }) => {
-      const item = document.createElement("li"), name = document.createElement("code"), bar = document.createElement("i");
-      name.textContent = text.replaceAll("\n", "↵").replaceAll(" ", "␣");
-      bar.style.setProperty("--share", probability);
-      item.append(name, bar, `${(100 * probability).toFixed(1)} %`);
-      return item;
-    }));
-  }
+  const showBars = list => drawBars(bars, list.map(({ text, probability }) =>
+    ({ name: text, share: probability, value: `${(100 * probability).toFixed(1)} %` })));
 
   function begin(work) {               // what needs the model waits until it is there
     after = work;
@@ -79,14 +73,14 @@ export function render({ model, el }) {
   const answers = {
     progress({ loaded, total }) { progress.value = loaded / total; },
     ready() { become("ready"); after?.(); },
-    bars(answer) { drawBars(answer.bars); },
+    bars(answer) { showBars(answer.bars); },
     token({ text: piece, surprise, bars }) {
       const span = document.createElement("span");
       span.textContent = piece;
       span.title = `${surprise.toFixed(1)} bits`;
       span.style.setProperty("--surprise", Math.min(1, surprise / 8));
       text.append(span);
-      drawBars(bars);
+      showBars(bars);
     },
     done({ tokens, tokensPerSecond, cancelled }) {
       if (!cancelled || state === "telling")

@@ -15,7 +15,6 @@ for (let b = 0, next = 256; b < 256; b++) {
 }
 
 export class Tokenizer {
-  // From a parsed tokenizer.json.
   static fromJSON({ added_tokens: added = [], model }) {
     if (model?.type !== "BPE") throw new Error("tokenizer.json holds no byte-level BPE tokenizer.");
     const token = text => Array.from(text, c => bytes[c]).join(""), vocab = [];
@@ -33,7 +32,7 @@ export class Tokenizer {
     this.endOfText = specials.includes("<|endoftext|>") ? this.ids.get("<|endoftext|>") : undefined;
     const escaped = specials.map(text => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
     this.special = new RegExp(`(${escaped.sort((a, b) => b.length - a.length).join("|") || "(?!)"})`, "u");
-    this.cache = new Map();
+    this.cache = { __proto__: null };   // no text is special
   }
 
   // The ids of one pre-token: the pair learned earliest becomes one, until none is left.
@@ -55,14 +54,10 @@ export class Tokenizer {
     if (/\p{Surrogate}/u.test(text)) throw new Error("The text has half a character in it, a lone surrogate.");
     return text.split(this.special).flatMap((part, i) => {
       if (i % 2) return this.ids.get(bytesOf(part).join(""));
-      return (part.match(PRETOKEN) ?? []).flatMap(piece => {
-        if (!this.cache.has(piece)) this.cache.set(piece, this.merge(piece));
-        return this.cache.get(piece);
-      });
+      return (part.match(PRETOKEN) ?? []).flatMap(piece => this.cache[piece] ??= this.merge(piece));
     });
   }
 
-  // The bytes of an id.
   bytes(id) {
     if (this.vocab[id]) return Uint8Array.from(this.vocab[id], c => c.charCodeAt());
     throw new Error(`Token id ${id} is not in the vocabulary of ${this.vocab.length}.`);
@@ -75,8 +70,5 @@ export class Tokenizer {
   }
 
   // The text of these ids; bytes that are not UTF-8 become U+FFFD.
-  decode(ids) {
-    const next = this.decoder();
-    return Array.from(ids, id => next(id)).join("") + next();
-  }
+  decode(ids) { return [...ids, undefined].map(this.decoder()).join(""); }
 }

@@ -22,11 +22,12 @@ async function load({ url }, say) {
 }
 
 // Logits after a prompt, reading only what is new to the model; null if something else has begun.
-async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine) {
+async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine, weights) {
   if (!ids.length) ids = [tokenizer.endOfText ?? 0];   // a new document
   const context = model.config.context_length;
   if (ids.length > context)
     throw new Error(`The prompt has ${ids.length} tokens; this model reads at most ${context}.`);
+  model.weights = weights;
   model.rewind(ids);
   while (model.ids.length < ids.length - 1) {
     model.step(ids[model.ids.length], false);
@@ -41,13 +42,20 @@ function bars(logits, request) {
   return Array.from(ids, (id, i) => ({ id, text: tokenizer.decode([id]), probability: probabilities[i] }));
 }
 
-async function showDistribution(request, say, mine) {
+async function look(request, say, mine) {
   const logits = await read(request, mine);
   if (logits) say({ type: "bars", bars: bars(logits, request) });
 }
 
+async function attention(request, say, mine) {
+  const weights = [];
+  model.reset();
+  if (await read(request, mine, weights))
+    say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
+}
+
 async function generate(request, say, mine) {
-  const { maxNewTokens = 200, seed = Math.floor(Math.random() * 2 ** 32) } = request;
+  const { maxNewTokens = 200, seed = Math.random() * 2 ** 32 } = request;
   const next = darts(seed), decode = tokenizer.decoder();
   let logits = await read(request, mine), tokens = 0, text = "", ended = false;
   const start = performance.now();
@@ -65,7 +73,7 @@ async function generate(request, say, mine) {
 
 self.onmessage = async ({ data }) => {
   const say = message => self.postMessage({ ...message, tag: data.tag });
-  const work = { load, distribution: showDistribution, generate, cancel() {} }[data.type];
+  const work = { load, distribution: look, attention, generate, cancel() {} }[data.type];
   const ready = tokenizer || work === load || data.type === "cancel";
   const mine = ready ? ++job : job;
   try {
