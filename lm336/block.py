@@ -18,13 +18,24 @@ class RMSNormWithGradient(torch.autograd.Function):
     """RMSNorm with its gradient written by hand, for the CPU: fewer passes over memory than autograd derives. With
     h = x / rms(x) and the incoming gradient u: grad_x = (u w - h mean(u w h)) / rms(x), grad_w = sum of u h."""
     @staticmethod
-    def forward(ctx, x, weight, eps, dtype):
+    def forward(
+        ctx,        # what `backward` will find
+        x,          # (..., d_model), float32 or float64
+        weight,     # (d_model,)
+        eps,        # inside the root
+        dtype,      # of the result
+    ):              # (..., d_model)
+        "x / rms(x) * weight, keeping x, 1 / rms(x) and the weight."
         scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
         ctx.save_for_backward(x, scale, weight)
         return (x * scale).mul_(weight).to(dtype)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx,        # from `forward`
+        grad,       # (..., d_model): what arrives at the output
+    ):              # the gradients of x and of the weight; eps and dtype have none
+        "The formula above."
         x, scale, weight = ctx.saved_tensors
         h, u = x * scale, grad.to(x.dtype)
         hu   = h * u

@@ -52,7 +52,7 @@ def special_regex(
     if isinstance(special_tokens, str):
         raise InputError(f"special_tokens is one string; give a list: [{special_tokens!r}]")
     if not all(isinstance(token, str) and token for token in special_tokens):
-        raise InputError(f"special_tokens has something empty or no string in it: {special_tokens!r}")
+        raise InputError(f"special_tokens has something empty or no string: {special_tokens!r}")
     pattern = "|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or "(?!)"
     return re.compile(pattern if kind is str else pattern.encode("utf-8"))
 
@@ -68,12 +68,12 @@ class _Greater:
 NOTHING, LETTER, NUMBER, OTHER, SPACE, WHITE = range(6)
 
 
+_classes_regex = regex.compile(r"(\p{L})|(\p{N})|([^\s\p{L}\p{N}])|( )|(\s)")  # groups 1 to 5
+
+
 def _character_class(character):
     "The class that GPT-2's pattern sees in a character."
-    if character == " ": return SPACE
-    if regex.match(r"\s", character): return WHITE
-    if regex.match(r"\p{L}", character): return LETTER
-    return NUMBER if regex.match(r"\p{N}", character) else OTHER
+    return _classes_regex.match(character).lastindex
 
 # %% ../nbs/01_bpe.ipynb #19a35320
 def _begins(before, here, after):
@@ -185,7 +185,7 @@ class KeyIndex:
     def _allocate(self, bits):
         self.bits, self.mask = bits, (1 << bits) - 1
         self.table = np.full(1 << bits, -1, np.int32)  # the number of each slot's key; -1: none
-        self.first, self.second = np.zeros((2, 1 << bits - 1), np.uint64)  # by number; the last is 0
+        self.first, self.second = np.zeros((2, 1 << bits - 1), np.uint64)  # by number; last 0
 
 # %% ../nbs/01_bpe.ipynb #3ecca98f
 @patch
@@ -223,22 +223,19 @@ def _grow(self: KeyIndex):
 # %% ../nbs/01_bpe.ipynb #c949c811
 @patch
 def _insert(self: KeyIndex, candidates, slots, first, second):
-    """Give the next numbers to one candidate for each free slot.
-
-    Returns those that got one, or None if the table must grow.
-    """
+    "Give the next numbers to one candidate for each free slot; False if the table must grow first."
     order = np.arange(len(candidates))
     self.table[slots] = order
     won = self.table[slots] == order
     winners, slots = candidates[won], slots[won]
     if self.count + len(winners) >= len(self.first):
         self.table[slots] = -1
-        return None
+        return False
     numbers = np.arange(self.count, self.count + len(winners))
     self.table[slots] = numbers
     self.first[numbers], self.second[numbers] = first[winners], second[winners]
     self.count += len(winners)
-    return winners
+    return True
 
 # %% ../nbs/01_bpe.ipynb #51565df5
 @patch
@@ -247,27 +244,23 @@ def find(
     first,  # uint64 (n,)
     second,  # uint64 (n,), none of them 0
     add=False,  # whether keys that are not there get a number
-):  # (int32 (n,) numbers, -1 for a key that is not there; list of arrays)
-    "The numbers of these keys, and in the list the places of those that were added."
+):  # int32 (n,), -1 for a key that is not there
+    "The numbers of these keys."
     slots = self._slots(first, second)
-    numbers, added = self.table.take(slots), []
+    numbers = self.table.take(slots)
     todo = np.flatnonzero(self._differ(numbers, first, second))
     while len(todo):
         slot = slots[todo]
         free = self.table[slot] < 0
-        if add and free.any():
-            winners = self._insert(todo[free], slot[free], first, second)
-            if winners is None:
-                self._grow()
-                numbers, more = self.find(first, second, add=True)
-                return numbers, added + more
-            added.append(winners)
+        if add and free.any() and not self._insert(todo[free], slot[free], first, second):
+            self._grow()
+            return self.find(first, second, add=True)
         numbers[todo] = self.table[slot]
         differ = self._differ(numbers[todo], first[todo], second[todo])
         if not add: differ &= ~free
         todo = todo[differ]
         slots[todo] = (slots[todo] + 1) & self.mask
-    return numbers, added
+    return numbers
 
 # %% ../nbs/01_bpe.ipynb #461189c8
 _FIRST_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
@@ -285,18 +278,15 @@ def _slices(data, starts, lengths, places):
 class PretokenIndex:
     "Numbers distinct pre-tokens 0, 1, 2, ... as they come."
     def __init__(self): self.keys, self.long = KeyIndex(), {}
-
     def __len__(self): return self.keys.count
-
     def __call__(
         self,
         data,  # bytes
         starts,  # int64 (n,): where the pre-tokens begin; each ends where the next begins
     ):  # int32 (n,)
         "The number of each pre-token; new ones get the next numbers."
-        lengths = np.diff(starts, append=len(data))
+        lengths, padded = np.diff(starts, append=len(data)), data + bytes(16)
         short = np.minimum(lengths, 16)
-        padded = data + bytes(16)
         eight = np.ndarray(len(padded) - 7, "<u8", padded, strides=1)  # eight bytes from each place
         first = eight.take(starts)
         first &= _FIRST_MASK.take(short)
@@ -307,7 +297,7 @@ class PretokenIndex:
         long = _slices(data, starts, lengths, longest)
         first[longest] = [self.long.setdefault(word, len(self.long)) for word in long]
         second[longest] = _LONG
-        return self.keys.find(first, second, add=True)[0]
+        return self.keys.find(first, second, add=True)
 
 # %% ../nbs/01_bpe.ipynb #64959121
 @patch
@@ -333,7 +323,7 @@ def _last_safe_cut(text, special_tokens, longest):
     "The last place where a cut changes no piece of `text`; 0 if there is none."
     for match in _SAFE_CUT.finditer(text, 0, len(text) - longest):
         cut = match.start()
-        around = [text[max(0, cut - len(token) + 1):cut + len(token) - 1] for token in special_tokens]
+        around = [text[max(0, cut - len(t) + 1):cut + len(t) - 1] for t in special_tokens]
         if not any(map(str.__contains__, around, special_tokens)): return cut
     return 0
 
@@ -377,61 +367,69 @@ class PretokenCounts:
         "Count the pre-tokens of a block."
         self._add(self.index(data, starts))
 
-    def update(self, other: "PretokenCounts"):
-        "Add the counts of another, key by key."
-        keys, long = other.index.keys, self.index.long
-        first, second = keys.first[:keys.count].copy(), keys.second[:keys.count]
-        renumbered = np.array([long.setdefault(word, len(long)) for word in other.index.long], np.uint64)
-        first[second == _LONG] = renumbered[first[second == _LONG].astype(np.int64)]
-        self._add(self.index.keys.find(first, second, add=True)[0], other.counts[:keys.count])
-
-    def discard(
-        self,
-        word,  # bytes
-    ):
-        "Forget how often this pre-token was met."
-        numbers = self.index(word, np.zeros(1, np.int64))
-        self._add(numbers)
-        self.counts[numbers] = 0
-
-    def laid_out(self):  # (uint8 array, int64 (n,) lengths, int64 (n,) counts)
-        "The n words that were met, one after another, a zero byte behind each."
-        counts, keys, long = self.counts[:len(self.index)], self.index.keys, list(self.index.long)
-        second = keys.second[:keys.count]
-        short = np.flatnonzero((second != _LONG) & (counts > 0))
-        rows = np.stack([keys.first[short], second[short]], 1).astype("<u8").view(np.uint8)
-        lengths = rows[:, 15].astype(np.int64)
-        rows[:, 15] = 0                     # where the length was
-        flat = rows[np.arange(16) <= lengths[:, None]]
-        others = np.flatnonzero((second == _LONG) & (counts > 0))
-        words = [long[i] for i in keys.first[others].tolist()]
-        more = np.frombuffer(b"".join(word + b"\0" for word in words), np.uint8)
-        lengths = np.append(lengths, np.fromiter(map(len, words), np.int64, len(words)))
-        return np.append(flat, more), lengths, counts[np.append(short, others)]
-
     def counter(self):  # Counter of bytes
-        "The same as a dictionary, which takes several times the memory."
+        "The counts as a dictionary, which takes several times the memory."
         words = zip(self.index.words(), self.counts.tolist())
         return Counter({word: count for word, count in words if count})
 
+# %% ../nbs/01_bpe.ipynb #c58da2c0
+@patch
+def update(
+    self: PretokenCounts,
+    other: "PretokenCounts",  # left as it is
+):
+    "Add the counts of another, key by key."
+    keys, long = other.index.keys, self.index.long
+    first, second = keys.first[:keys.count].copy(), keys.second[:keys.count]
+    renumbered = [long.setdefault(word, len(long)) for word in other.index.long]
+    is_long = second == _LONG
+    first[is_long] = np.array(renumbered, np.uint64)[first[is_long].astype(np.int64)]
+    self._add(self.index.keys.find(first, second, add=True), other.counts[:keys.count])
 
+
+@patch
+def discard(
+    self: PretokenCounts,
+    word,  # bytes
+):
+    "Forget how often this pre-token was met."
+    numbers = self.index(word, np.zeros(1, np.int64))
+    self._add(numbers)
+    self.counts[numbers] = 0
+
+# %% ../nbs/01_bpe.ipynb #1ee12472
+@patch
+def laid_out(self: PretokenCounts):  # (uint8 array, int64 (n,) lengths, int64 (n,) counts)
+    "The n words that were met, one after another, a zero byte behind each."
+    counts, keys, long = self.counts[:len(self.index)], self.index.keys, list(self.index.long)
+    second = keys.second[:keys.count]
+    short = np.flatnonzero((second != _LONG) & (counts > 0))
+    rows = np.stack([keys.first[short], second[short]], 1).astype("<u8").view(np.uint8)
+    lengths = rows[:, 15].astype(np.int64)
+    rows[:, 15] = 0                     # where the length was
+    flat = rows[np.arange(16) <= lengths[:, None]]
+    others = np.flatnonzero((second == _LONG) & (counts > 0))
+    words = [long[i] for i in keys.first[others].tolist()]
+    more = np.frombuffer(b"".join(word + b"\0" for word in words), np.uint8)
+    lengths = np.append(lengths, np.fromiter(map(len, words), np.int64, len(words)))
+    return np.append(flat, more), lengths, counts[np.append(short, others)]
+
+# %% ../nbs/01_bpe.ipynb #61755fec
 def keep_memory():
     """Let glibc keep the memory of freed arrays for the next ones.
 
-    It gives pages back to the system, and fetching them again takes longer than the arithmetic. But it keeps up to
-    twice the size of the largest array freed so far; this one is never touched, and costs nothing.
+    It keeps up to twice the size of the largest array freed so far. This one is never touched, and costs nothing.
     """
     np.empty(1 << 24, np.uint8)
 
 
 def return_memory():
-    "Have glibc give the memory it kept back to the system, holes between what is in use included; elsewhere, nothing."
+    "Have glibc give the memory it kept back to the system, also between what is in use; elsewhere, nothing."
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim: trim(0)
 
 # %% ../nbs/01_bpe.ipynb #43db69a3
 _ENOUGH = 100_000  # distinct words that a worker gathers before it hands them over
-
 
 def count_pretokens(
     path,  # anything `read_text` reads
@@ -439,9 +437,8 @@ def count_pretokens(
     num_workers=None,  # threads; None takes two, or one on a single core
 ) -> PretokenCounts:
     "Count the distinct pre-tokens of a text. Memory grows with their number, not with the text."
-    specials = special_regex(special_tokens, bytes)
+    specials, reading, adding = special_regex(special_tokens, bytes), Lock(), Lock()
     blocks, total = text_blocks(read_text(path), special_tokens), PretokenCounts()
-    reading, adding = Lock(), Lock()
     def work():
         block = counts = PretokenCounts()
         while block is not None:
@@ -478,7 +475,7 @@ class MergeLearner:
         self.symbols[1:] = words
         self.symbols[np.append(0, np.cumsum(lengths + 1))] = -1
         narrow = counts.astype(np.int32 if counts.max(initial=0) < 1 << 31 else np.int64)
-        self.counts = np.repeat(np.append(0, narrow), np.append(1, lengths + 1))  # of each place's word
+        self.counts = np.repeat(np.append(0, narrow), np.append(1, lengths + 1))  # by place
         self.sizes = np.ones(256 + num_merges, np.int64)  # bytes of each symbol
         enough = num_merges < len(counts)       # then rarer pairs can wait
         self.least = int(-np.partition(-counts, num_merges)[num_merges]) if enough else 1
@@ -489,7 +486,7 @@ class MergeLearner:
 def _groups(
     keys,    # integers (n,): which pair is at each place
     places,  # integers (n,): where its left symbol begins
-):           # (sorted keys of the groups, places by group, where each group begins and the last ends)
+):           # (sorted keys of the groups, places by group, where each group begins; n)
     "Group places by key."
     order = keys.argsort(kind="stable")  # a radix sort for 16-bit keys
     keys, places = keys.take(order), places.take(order)
@@ -509,7 +506,7 @@ def _push(
         order = _Greater((self.vocab[a], self.vocab[b]))
         heapq.heappush(self.heap, (-n, order, a, b, at))
 
-
+# %% ../nbs/01_bpe.ipynb #c780caeb
 @patch
 def _file_pairs(
     self: MergeLearner,
@@ -527,12 +524,12 @@ def _file_pairs(
                (places[i:j].copy() for i, j in spans))
 
 # %% ../nbs/01_bpe.ipynb #6349ecad
-_PIECE = 1 << 20
+_PIECE = 1 << 20  # places
 
 
 @patch
 def _pairs_between(self: MergeLearner, start, stop, size):
-    "The pairs whose left symbol begins in this range, as left * size + right, and where each begins."
+    "The pairs whose left symbol begins in this range, as left * size + right, and where."
     reach = stop + int(self.sizes.max()) + 1          # the right symbol may begin behind
     places = start + np.flatnonzero(self.symbols[start:reach] >= 0)
     symbols = self.symbols.take(places)
@@ -545,24 +542,30 @@ def _pairs_between(self: MergeLearner, start, stop, size):
 
 
 @patch
-def _scan(self: MergeLearner):
-    "File all pairs that are in the words now."
-    self.heap, size, length = [], len(self.vocab), len(self.symbols)
-    pieces = [(i, min(i + _PIECE, length)) for i in range(0, length, _PIECE)]
+def _frequent_pairs(self: MergeLearner, size):
+    "The pairs that occur often enough: (sorted keys, their counts, at how many places each is)."
     keys, sums, numbers = (np.zeros(0, np.int64) for _ in range(3))
-    for piece in pieces:
-        found, places, cuts = self._pairs_between(*piece, size)
+    for start in range(0, len(self.symbols), _PIECE):
+        found, places, cuts = self._pairs_between(start, start + _PIECE, size)
         if not len(found): continue
         more = np.add.reduceat(self.counts.take(places), cuts[:-1], dtype=np.int64)
         keys, where = np.unique(np.append(keys, found.astype(np.int64)), return_inverse=True)
         sums = np.bincount(where, np.append(sums, more)).astype(np.int64)
         numbers = np.bincount(where, np.append(numbers, np.diff(cuts))).astype(np.int64)
     often = sums >= self.least
-    keys, sums, ends = keys[often], sums[often], np.cumsum(numbers[often])
-    filed, begin = np.empty(ends[-1] if len(ends) else 0, self.place_type), ends - numbers[often]
+    return keys[often], sums[often], numbers[often]
+
+# %% ../nbs/01_bpe.ipynb #3f85dec8
+@patch
+def _scan(self: MergeLearner):
+    "File all pairs that are in the words now."
+    self.heap, size = [], len(self.vocab)
+    keys, sums, numbers = self._frequent_pairs(size)
+    ends = np.cumsum(numbers)
+    filed, begin = np.empty(numbers.sum(), self.place_type), ends - numbers
     at = begin.copy()
-    for piece in pieces:
-        found, places, cuts = self._pairs_between(*piece, size)
+    for start in range(0, len(self.symbols), _PIECE):
+        found, places, cuts = self._pairs_between(start, start + _PIECE, size)
         group = np.searchsorted(keys, found)
         kept = np.flatnonzero(np.append(keys, -1).take(group) == found)
         group, lengths = group[kept], np.diff(cuts)[kept]
@@ -621,8 +624,7 @@ def _merge(self: MergeLearner, a, b, places):
     there = np.flatnonzero(after >= 0)
     self._file_pairs(after.take(there).astype(narrow), places.take(there), lambda key: (new, key))
 
-
-
+# %% ../nbs/01_bpe.ipynb #d09cb54b
 @patch
 def learn(self: MergeLearner):
     "Learn as many merges as were asked for, or all there are. Returns the learner."
@@ -661,15 +663,14 @@ def train_bpe(
     """
     special_regex(special_tokens)
     special_tokens = list(dict.fromkeys(special_tokens))
-    num_merges = vocab_size - 256 - len(special_tokens)
-    if num_merges < 0:
+    least = 256 + len(special_tokens)
+    if vocab_size < least:
         raise InputError(f"vocab_size is {vocab_size}; 256 bytes and {len(special_tokens)} special "
-                         f"tokens need at least {256 + len(special_tokens)}")
+                         f"tokens need at least {least}")
     words = count_pretokens(input_path, special_tokens, num_workers).laid_out()
-    if not len(words[0]):
-        raise InputError(f"{input_path} has no text to learn from; give a file with text in it")
+    if not len(words[0]): raise InputError(f"{input_path} has no text to learn from; give a file with text")
     return_memory()  # of the table
-    learner = MergeLearner(*words, num_merges)
+    learner = MergeLearner(*words, vocab_size - least)
     del words  # the learner has its own copy
     learner.learn()
     tokens = learner.vocab + [token.encode("utf-8") for token in special_tokens]

@@ -272,7 +272,7 @@ class Choice(NamedTuple):
 
 class Plot(NamedTuple):
     "One kind of story."
-    title: str
+    title: str  # what `plots` lists it by
     cast: dict  # slot name -> list name, in the order in which they are drawn
     sizes: tuple  # for each slot, how many its list has
     earlier: tuple  # for each slot, the earlier slots that draw from the same list, and must differ

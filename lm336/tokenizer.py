@@ -353,10 +353,10 @@ def from_files(
     tokens = _vocab_bytes(vocab, special, vocab_path)
     return cls(tokens, _merge_bytes(merges, merges_path), list(special_tokens))
 
-
-
 # %% ../nbs/02_tokenizer.ipynb #2a4ca6c0
-def token_dtype(vocab_size):
+def token_dtype(
+    vocab_size,  # how many ids there are
+):  # numpy dtype
     "The smallest type that holds the ids: uint16 up to a vocabulary of 65,536, then uint32."
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
@@ -371,7 +371,7 @@ class _ArrayEncoder:
         pairs = np.array(list(tokenizer._ranks), np.int64).reshape(-1, 2)
         self.merged = np.array([new for _, new in tokenizer._ranks.values()], np.int32)  # by rank
         self.pairs = KeyIndex((8 * len(pairs) + 8).bit_length())
-        numbers, _ = self.pairs.find(*_pair_keys(*pairs.T), add=True)
+        numbers = self.pairs.find(*_pair_keys(*pairs.T), add=True)
         self.rank = np.full(len(pairs) + 1, len(pairs), np.int32)  # by number; the last is for no pair
         self.rank[numbers] = np.arange(len(pairs))
         left, right = np.repeat(self.byte_ids, 256), np.tile(self.byte_ids, 256)
@@ -394,7 +394,7 @@ def _pair_keys(left, right):
 @patch
 def _ranks_of(self: _ArrayEncoder, left, right):
     "The ranks of pairs of ids; `len(self.merged)` for pairs that have none."
-    return self.rank[self.pairs.find(*_pair_keys(left, right))[0]]
+    return self.rank[self.pairs.find(*_pair_keys(left, right))]
 
 
 @patch

@@ -359,7 +359,9 @@ def validate(self: Trainer) -> float:
 
 # %% ../nbs/12_training.ipynb #f7d9ce6a
 @patch
-def log(self: Trainer, **values):
+def log(self: Trainer,
+    **values,   # name -> number; the step is added
+):
     "Append one line to metrics.jsonl."
     if self.rank: return
     with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -600,8 +602,8 @@ def look(self: Trainer,
 @patch
 def finish(self: Trainer,
     program: int,      # as for `account`
-    seconds: float,
-    steps: int,
+    seconds: float,    # "
+    steps: int,        # "
 ):
     "The account and the curve of a run that has come to its end."
     if self.rank == 0:

@@ -138,7 +138,6 @@ def settle(page, part):
     return last
 
 
-@pytest.mark.xfail(reason="begun: JupyterLab's panels are not driven to the end yet", run=False)
 @pytest.mark.parametrize("name", WIDGETS)
 def test_each_control_moves_its_panel(notebook, lab, name):
     show, controls = WIDGETS[name]
@@ -164,12 +163,10 @@ def chapter(name, root):
     return name
 
 
-@pytest.mark.xfail(reason="begun: JupyterLab's panels are not driven to the end yet", run=False)
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
     notebook(chapter("15_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336").first.wait_for()
 
 
-@pytest.mark.xfail(reason="begun: JupyterLab's panels are not driven to the end yet", run=False)
 def test_the_panel_of_the_generation_chapter(notebook, lab):
     "Plain ipywidgets: two sliders, a box, a button, and what the button tells."
     page = notebook(chapter("13_generation.ipynb", lab[0])).page

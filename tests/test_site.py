@@ -111,7 +111,6 @@ def fragments(path):
             if parts.fragment and not parts.scheme and not parts.netloc: yield parts.path, unquote(parts.fragment)
 
 
-@pytest.mark.xfail(reason="links to places that are still to be written")
 def test_every_fragment_names_a_place(proc):
     "A link to `page.ipynb#place` or `#place` ends at a heading of that page, not at its top."
     at = {name: ids(path) for path in proc.glob("*.ipynb") for name in (path.name, page_name(path))}

@@ -176,17 +176,14 @@ by_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: ch
 NUMBERED = [chapter for chapter in CHAPTERS if chapter.path.stem[:2].isdigit()]
 
 
-@pytest.mark.xfail(reason="not yet so in every chapter: `python tests/test_style.py --names` says where")
 @by_chapter
 def test_every_public_name_has_a_docstring(chapter): assert chapter.bare == []
 
 
-@pytest.mark.xfail(reason="not yet so in every chapter: `python tests/test_style.py --names` says where")
 @by_chapter
 def test_every_parameter_has_a_comment(chapter): assert chapter.undocumented == []
 
 
-@pytest.mark.xfail(reason="not yet so in every chapter: `python tests/test_style.py --names` says where")
 def test_public_names_are_asserted_on():
     names, missing = sum(len(chapter.named) for chapter in CHAPTERS), [f"{c.path.stem}: {name}" for c in CHAPTERS for name in c.not_asserted]
     assert len(missing) <= 0.05 * names, f"{len(missing)} of {names}: {missing}"
