@@ -26,7 +26,13 @@ model = Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True))""
 WIDGETS = {
     "Sampler": ("widgets.Sampler(model, tokenizer)", [
         ("button", "click", ".text"), ("[name=prompt]", "Once", ".bars"), ("[name=temperature]", "ArrowRight", ".bars"),
-        ("[name=topK]", "ArrowRight", ".bars"), ("[name=topP]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
+        ("[name=topK]", "End", ".bars"), ("[name=topP]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
+    "RoPEExplorer": ("widgets.RoPEExplorer()", [
+        ("[name=query]", "ArrowRight", ".sums"), ("[name=key]", "ArrowRight", ".sums"), ("[name=shift]", "ArrowRight", ".dials")]),
+    "AttentionView": ("widgets.AttentionView(model, tokenizer, 'Once upon')", [
+        ("[name=text]", "Twice", ".tokens", "button"), (".tokens [role=option] >> nth=-1", "ArrowLeft", ".looks"),
+        (".heads input >> nth=0", "ArrowRight", ".matrix")]),
+    "LearningSlider": ("widgets.LearningSlider(__import__('json').load(open('../data/learn.json'))['records'])", [("[name=stop]", "ArrowRight", ".text")]),
 }
 
 
@@ -142,7 +148,8 @@ def settle(page, part):
 def test_each_control_moves_its_panel(notebook, lab, name):
     show, controls = WIDGETS[name]
     cells = [nbformat.v4.new_code_cell(SETUP), nbformat.v4.new_code_cell(show)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), lab[0] / f"nbs/{name}.ipynb")
+    kernel = dict(name="python3", display_name="Python 3", language="python")          # without it JupyterLab asks for one
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), lab[0] / f"nbs/{name}.ipynb")
     page = notebook(f"{name}.ipynb").page
     panel = page.locator(".lm336").first
     panel.wait_for()
@@ -160,11 +167,13 @@ def chapter(name, root):
     nb = nbformat.read(ROOT / "nbs" / name, as_version=4)
     nb.cells = [cell for cell in nb.cells if "nbdev_export(" not in cell.source]
     nbformat.write(nb, root / "nbs" / name)
+    for picture in (ROOT / "nbs").glob("*.png"): shutil.copy(picture, root / "nbs")
     return name
 
 
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
-    notebook(chapter("15_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336").first.wait_for()
+    panels = notebook(chapter("15_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336")
+    for name in ("sampler", "rope", "attention", "learn"): panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
 
 def test_the_panel_of_the_generation_chapter(notebook, lab):

@@ -32,7 +32,7 @@ def serve(folder):
 def chromium():
     with sync_playwright() as playwright:
         program = shutil.which("chromium")
-        try: browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        try: browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
         except Exception as error: pytest.skip(f"no Chromium starts here: {error}".splitlines()[0])
         yield browser
         browser.close()

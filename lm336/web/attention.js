@@ -1,6 +1,6 @@
 // The attention view: a text, and for each of its tokens where each head of each layer looks. In JupyterLab through
 // anywidget on the live model, on a page on worker.js. Trait: text; without it, the model waits to be asked for.
-import { drawBars, svg, visible } from "./parts.js";
+import { drawBars, frame, svg, visible } from "./parts.js";
 
 const LONGEST = 96, LEVELS = 16;       // tokens shown; shades of a cell
 const HTML = `
@@ -36,7 +36,7 @@ function drawMatrix(element, seen, head) {
 }
 
 export function render({ model, el }) {
-  el.classList.add("lm336", "lm336-attention");
+  frame(el, "attention");
   el.innerHTML = HTML;
   const $ = selector => el.querySelector(selector), form = $("form"), button = $("button"), progress = $("progress");
   const list = $(".tokens"), matrix = $(".matrix"), status = $(".status"), name = `head-${panels++}`;

@@ -1,5 +1,5 @@
 // Watch it learn: a slider over the stops of one run. Trait: records, as lm336.widgets.watch_learning makes them.
-import { svg } from "./parts.js";
+import { frame, svg } from "./parts.js";
 
 const HTML = `
   <form><label class="wide">Updates so far <output name="step"></output>
@@ -36,7 +36,7 @@ function chart(element, { losses, stops, floor }) {
 
 export function render({ model, el }) {
   const records = model.get("records"), { prompt, stops, floor } = records;
-  el.classList.add("lm336", "lm336-learn");
+  frame(el, "learn");
   el.innerHTML = HTML;
   const $ = selector => el.querySelector(selector), { stop, step } = $("form").elements, place = chart($(".chart"), records);
   stop.max = stops.length - 1;

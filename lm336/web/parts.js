@@ -1,5 +1,11 @@
 // What several widgets draw with.
 
+// The frame that all widgets share. Plain keys are the widget's own: JupyterLab would take an arrow on a slider for its notebook.
+export function frame(el, name) {
+  el.classList.add("lm336", `lm336-${name}`);
+  el.addEventListener("keydown", event => { if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation(); });
+}
+
 // White space that can be seen.
 export const visible = text => text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣");
 

@@ -1,6 +1,6 @@
 // The RoPE explorer: a query and a key, turned pair by pair as their positions move, and their dot product.
 // Traits: d_k, the width of a head, and theta, the base of the wavelengths.
-import { svg } from "./parts.js";
+import { frame, svg } from "./parts.js";
 
 // lm336/rope.py: the pair (2i, 2i + 1) is a point in the plane, turned by the position times theta^(-2i/d).
 export const frequency = (pair, d, theta) => theta ** (-2 * pair / d);
@@ -81,7 +81,7 @@ function chart(element, scores) {
 
 export function render({ model, el }) {
   const d = model.get("d_k") ?? 8, theta = model.get("theta") ?? 10_000, [q, k] = examples(d);
-  el.classList.add("lm336", "lm336-rope");
+  frame(el, "rope");
   el.innerHTML = HTML;
   const $ = selector => el.querySelector(selector), fields = $("form").elements, sums = $(".sums");
   const dials = Array.from({ length: d / 2 }, (_, i) => dial(`${short(frequency(i, d, theta))} rad a token`));

@@ -1,6 +1,6 @@
 // The sampling panel: in JupyterLab through anywidget on the live model, on a page through embed.js on a worker.
 // `model.send` takes worker.js's messages, `model.on("msg:custom", ...)` hears its answers.
-import { drawBars } from "./parts.js";
+import { drawBars, frame } from "./parts.js";
 
 const HTML = `
   <form>
@@ -23,7 +23,7 @@ const HTML = `
 const STATES = { asleep: "Tell a story", loading: "Loading", ready: "Tell a story", telling: "Stop", failed: "Try again" };
 
 export function render({ model, el }) {
-  el.classList.add("lm336", "lm336-sampler");
+  frame(el, "sampler");
   el.innerHTML = HTML;
   const $ = selector => el.querySelector(selector), form = $("form"), fields = form.elements;
   const text = $(".text"), bars = $(".bars"), status = $(".status"), progress = $("progress"), button = $("button");
