@@ -23,6 +23,11 @@ def _at_least_0(value): return value, lambda x: x >= 0, "a finite number of at l
 def _below_1(value): return value, lambda x: 0 <= x < 1, "a number from 0 to below 1"
 def _above_0(value): return value, lambda x: x > 0, "a finite number above 0"
 
+def _recomputed(closure):
+    "The loss of an optimizer's closure, computed with gradients; None without a closure."
+    if closure is None: return None
+    with torch.enable_grad(): return closure()
+
 # %% ../nbs/10_adamw.ipynb #a1847c42
 class SGD(torch.optim.Optimizer):
     """Stochastic gradient descent with momentum (Polyak 1964): b <- momentum b + g, p <- p - lr b.
@@ -44,9 +49,7 @@ def step(self: SGD,
     closure=None,  # recomputes the loss, as for every PyTorch optimizer
 ):                 # the closure's loss, if there is one
     "Move every parameter that has a gradient."
-    loss = None
-    if closure is not None:
-        with torch.enable_grad(): loss = closure()
+    loss = _recomputed(closure)
     for group in self.param_groups:
         for p in group["params"]:
             if p.grad is None: continue
@@ -107,9 +110,7 @@ def step(self: AdamW,
     closure=None,  # recomputes the loss, as for every PyTorch optimizer
 ):                 # the closure's loss, if there is one
     "Move every parameter that has a gradient."
-    loss = None
-    if closure is not None:
-        with torch.enable_grad(): loss = closure()
+    loss = _recomputed(closure)
     overflow = {"found_inf": self.found_inf} if hasattr(self, "found_inf") else {}    # left here by a GradScaler
     for group in self.param_groups:
         params = [p for p in group["params"] if p.grad is not None]
