@@ -1,8 +1,8 @@
 // Watch it learn: a slider over the stops of one run. Trait: records, as lm336.widgets.watch_learning makes them.
-import { frame, svg } from "./parts.js";
+import { panel, showValue, svg } from "./parts.js";
 
 const HTML = `
-  <form><label class="wide">Updates so far <output name="step"></output>
+  <form><label class="wide">Updates so far <span class="value" aria-hidden="true"></span>
     <input name="stop" type="range" min="0" value="0" step="1"></label></form>
   <div class="split">
     <figure><figcaption>What it says after “<span class="prompt"></span>”</figcaption>
@@ -36,9 +36,7 @@ function chart(element, { losses, stops, floor }) {
 
 export function render({ model, el }) {
   const records = model.get("records"), { prompt, stops, floor } = records;
-  frame(el, "learn");
-  el.innerHTML = HTML;
-  const $ = selector => el.querySelector(selector), { stop, step } = $("form").elements, place = chart($(".chart"), records);
+  const $ = panel(el, "learn", HTML), { stop } = $("form").elements, place = chart($(".chart"), records);
   stop.max = stops.length - 1;
   $(".prompt").textContent = prompt;
   $(".chart").setAttribute("aria-label", `Bits per byte fall from ${stops[0].bits_per_byte.toFixed(2)} to ${stops.at(-1).bits_per_byte.toFixed(2)}`
@@ -46,8 +44,7 @@ export function render({ model, el }) {
 
   function draw() {
     const now = stops[+stop.value], number = now.step.toLocaleString("en");
-    step.textContent = number;
-    stop.setAttribute("aria-valuetext", `${number} updates`);
+    showValue(stop, number);
     const begin = document.createElement("b");
     begin.textContent = prompt;
     $(".text").replaceChildren(begin, now.text);
