@@ -358,9 +358,9 @@ def test_a_rotation_moves_the_score_only_if_the_distance_does(page, site):
     show(page, site, "rope")
     def scores(): return page.locator(".sums b").all_text_contents()
     before = scores()
-    slider(page, "and both are moved on by").press("End")
+    slider(page, "Both moved on by").press("End")
     assert scores() == before and before[0] == before[1]
-    slider(page, "the key at").press("ArrowRight")
+    slider(page, "Key at").press("ArrowRight")
     assert scores()[0] == scores()[1] != before[0]
 
 

@@ -49,7 +49,7 @@ export function train(words, numMerges) {
 
 const HTML = `
   <form>
-    <label class="wide">Learn from this text <textarea name="text" rows="2" maxlength="20000" spellcheck="false"></textarea></label>
+    <label class="wide">Learn from this text <textarea name="text" rows="3" maxlength="20000" spellcheck="false"></textarea></label>
     <label class="wide">Merges done <span class="value" aria-hidden="true"></span><input name="step" type="range" min="0" value="0"></label>
     <div class="actions"><button type="submit"></button><button type="button" class="quiet" name="back">Back</button></div>
   </form>

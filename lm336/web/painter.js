@@ -4,7 +4,7 @@ import { Tokenizer } from "./tokenizer.js";
 
 const HTML = `
   <form><label class="wide">Type something
-    <textarea name="text" rows="2" maxlength="5000" spellcheck="false"></textarea></label></form>
+    <textarea name="text" rows="3" maxlength="5000" spellcheck="false"></textarea></label></form>
   <p class="status" role="status"></p>
   <ol class="chips" aria-label="The tokens"></ol>`;
 

@@ -20,11 +20,11 @@ export const examples = d => [[1, 0.5, 0.9], [0.8, 1.4, 2.3]].map(([length, firs
 
 const FAR = 32, HTML = `
   <form>
-    <label>The query stands at <span class="value" aria-hidden="true"></span>
+    <label>Query at <span class="value" aria-hidden="true"></span>
       <input name="query" type="range" min="0" max="${FAR}" value="9"></label>
-    <label>the key at <span class="value" aria-hidden="true"></span>
+    <label>Key at <span class="value" aria-hidden="true"></span>
       <input name="key" type="range" min="0" max="${FAR}" value="4"></label>
-    <label>and both are moved on by <span class="value" aria-hidden="true"></span>
+    <label>Both moved on by <span class="value" aria-hidden="true"></span>
       <input name="shift" type="range" min="0" max="100" value="0"></label>
   </form>
   <div class="split">
