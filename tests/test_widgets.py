@@ -78,7 +78,7 @@ rates = st.floats(0, 1, allow_subnormal=False)
 @settings(max_examples=300, deadline=None)
 def test_the_schedule_is_pythons(node, high, share, warmup, more):
     schedule = high, high * share, warmup, warmup + more
-    steps = [0, warmup, warmup + more // 2, warmup + more, 1000]
+    steps = [0, warmup, warmup + more // 2, warmup + more, warmup + more + 1, 1000]
     shown = [node("call", ["schedule.js", "cosineSchedule", step, *schedule]) for step in steps]
     assert shown == pytest.approx([cosine_schedule(step, *schedule) for step in steps], rel=0, abs=1e-15)
 
