@@ -10,6 +10,10 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parents[1]
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
 def tell(panel):
     panel.locator("button").click()
     panel.locator(".status", has_text="per second").wait_for()
@@ -22,7 +26,7 @@ def look(panel):
 
 
 def set_to(panel, **values):
-    for name, value in values.items(): panel.locator(f"[name={name}]").evaluate("(el, v) => { el.value = v; el.dispatchEvent(new Event('input', { bubbles: true })); }", value)
+    for name, value in values.items(): panel.locator(f"[name={name}]").fill(str(value))
 
 
 # Panel -> its data-src, and what is done with it before the picture is taken.
@@ -35,7 +39,7 @@ PANELS = dict(
 def main(names):
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         runpy.run_path(str(ROOT/".ci/site.py"))["assets"](Path(folder))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
         Thread(target=server.serve_forever, daemon=True).start()
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport=dict(width=760, height=900), device_scale_factor=1.5)

@@ -115,10 +115,12 @@ export function render({ model, el }) {
   };
   for (const key of ["learning_rate", "min_learning_rate", "warmup_steps", "max_steps"]) model.on(`change:${key}`, show);
   for (const form of el.querySelectorAll("form")) form.onsubmit = event => event.preventDefault();
-  new ResizeObserver(show).observe(picture.parentElement);
+  const watch = new ResizeObserver(show);
+  watch.observe(picture.parentElement);
   step.max = last();
   step.value = last() / 2;
   show();
+  return () => watch.disconnect();
 }
 
 export default { render };
