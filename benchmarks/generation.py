@@ -5,7 +5,8 @@
 
 The contenders take turns, and a figure is the median over the turns. Greedy ids are compared. A line of
 JSON for every figure goes to benchmarks/generation.jsonl. Hugging Face needs `pip install transformers`;
-without it, lm336 is measured alone.
+without it, lm336 is measured alone. The bound is what no program with these weights in float32 can beat: a step
+has to read every weight once, and to multiply it with every row of the batch.
 """
 import argparse, json, os, statistics, sys, tempfile, time
 from pathlib import Path
@@ -18,6 +19,7 @@ from lm336.evaluation import environment
 from lm336.generation import generate_stream
 from lm336.interop import to_hf
 from lm336.tokenizer import Tokenizer
+from lm336.training import matmul_speed
 from lm336.transformer import TransformerConfig, parameter_count
 
 SIZES = {
@@ -63,6 +65,16 @@ def measure(functions, repeats):
     return seconds
 
 
+def shortest_step(config, batch):
+    "Milliseconds that the weights of one step take to read, or to multiply at the speed of a large product, whichever is more."
+    weights = torch.randn(parameter_count(config) - config.vocab_size * config.d_model)     # a row of the table is all that is looked up
+    def once():
+        start = time.perf_counter(); weights.sum()
+        return time.perf_counter() - start
+    reading = min(once() for _ in range(20))
+    return 1e3 * max(reading, 2 * batch * len(weights) / matmul_speed(weights.device, "float32"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
@@ -78,12 +90,13 @@ def main():
     except ImportError: print("transformers is not installed: lm336 is measured alone")
     print("  ".join(f"{key} {value}" for key, value in where.items()))
     print(f"prompt of {args.prompt_tokens} tokens, {args.new_tokens} new ones, float32, medians of {args.repeats} turns\n")
-    print(f"{'size':10}{'batch':>6} {'sampling':9} {'':13}{'tokens/s':>9} {'ms/step':>8} {'first ms':>9} {'ratio':>6}  ids")
+    print(f"{'size':10}{'batch':>6} {'sampling':9} {'':13}{'tokens/s':>9} {'ms/step':>8} {'bound':>6} {'first ms':>9} {'ratio':>6}  ids")
     for size in args.sizes:
         torch.manual_seed(0)
         model = Transformer(TransformerConfig(**SIZES[size])).eval()
         hf = hugging_face(model) if "transformers" in where else None
         for batch in args.batch:
+            bound = shortest_step(model.config, batch)
             prompts = torch.randint(model.config.vocab_size, (batch, args.prompt_tokens)).tolist()
             for name, sampling in (("greedy", dict(temperature=0)), ("top-k 40", dict(temperature=0.8, top_k=40))):
                 both = contenders(model, hf, prompts, args.new_tokens, sampling)
@@ -94,9 +107,9 @@ def main():
                 medians = {who: statistics.median(seconds) for who, seconds in whole.items()}
                 for who in both:
                     ratio = medians.get("Hugging Face", float("nan")) / medians[who]
-                    row = dict(tokens_per_second=batch * args.new_tokens / medians[who], ms_per_step=1e3 * medians[who] / args.new_tokens,
+                    row = dict(tokens_per_second=batch * args.new_tokens / medians[who], ms_per_step=1e3 * medians[who] / args.new_tokens, bound_ms=bound,
                                first_token_ms=1e3 * statistics.median(first[who]), times_hugging_face=ratio)
-                    print(f"{size:10}{batch:6} {name:9} {who:13}{row['tokens_per_second']:9,.0f} {row['ms_per_step']:8.2f} {row['first_token_ms']:9.1f} {ratio:6.2f}  {same}", flush=True)
+                    print(f"{size:10}{batch:6} {name:9} {who:13}{row['tokens_per_second']:9,.0f} {row['ms_per_step']:8.2f} {bound:6.2f} {row['first_token_ms']:9.1f} {ratio:6.2f}  {same}", flush=True)
                     with open(LOG, "a", encoding="utf-8") as log:
                         log.write(json.dumps(dict(date=time.strftime("%Y-%m-%d"), task=f"generation, {size}, batch {batch}, {name}", library=who, parameters=parameter_count(model.config),
                                                   prompt_tokens=args.prompt_tokens, new_tokens=args.new_tokens, **{k: round(v, 3) for k, v in row.items()},

@@ -9,7 +9,6 @@ __all__ = ['COMMANDS', 'run_preset', 'lm336_demo', 'lm336_train_tokenizer', 'lm3
 # %% ../nbs/19_cli.ipynb #a26c7669
 import json, math, sys, time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +28,21 @@ from .training import PRESETS, Trainer, load_preset, pick_device, process_group
 from .transformer import Transformer, TransformerConfig, parameter_count
 
 # %% ../nbs/19_cli.ipynb #82727051
+def _begin(preset, folder, data, resume, tokenizer_folder):
+    "The run's description, the model's and the training's configuration; the first process writes the run's files."
+    if resume: read_run(folder)
+    preset_data, model, training = load_preset(preset or folder / "run.json" if resume else preset)
+    run = dict(data=data or preset_data, model=asdict(model), training=asdict(training))
+    rank, num_processes = process_group(pick_device())
+    if not resume and rank == 0:
+        if any((folder / "checkpoints").glob("step_*")):
+            raise InputError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+        prepare(run["data"], model.vocab_size, folder, tokenizer_folder)
+        with atomic_path(folder / "run.json") as path: path.write_text(json.dumps(run, indent=1), encoding="utf-8")
+    if num_processes > 1: dist.barrier()   # the others wait for the files
+    return run, model, training
+
+# %% ../nbs/19_cli.ipynb #6d34e9cb
 def run_preset(
     preset: str,             # a name in PRESETS or the path of a JSON file; None to resume as the run was begun
     folder,                  # the run folder
@@ -38,30 +52,20 @@ def run_preset(
 ):
     "Text, tokenizer, tokens, training, evaluation, samples, report. Returns what `evaluate_run` returns."
     start, folder = time.perf_counter(), Path(folder)
-    if resume: read_run(folder)
-    preset_data, model_config, training_config = load_preset(preset or folder / "run.json" if resume else preset)
-    run = dict(data=data or preset_data, model=asdict(model_config), training=asdict(training_config))
-    rank, num_processes = process_group(pick_device())
-    if not resume and rank == 0:
-        if any((folder / "checkpoints").glob("step_*")):
-            raise InputError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
-        prepare(run["data"], model_config.vocab_size, folder, tokenizer_folder)
-        with atomic_path(folder / "run.json") as path: path.write_text(json.dumps(run, indent=1), encoding="utf-8")
-    if num_processes > 1: dist.barrier()   # the others wait for the files
+    run, model_config, training_config = _begin(preset, folder, data, resume, tokenizer_folder)
     tokenizer = Tokenizer.from_pretrained(folder)
     train, valid = (load_tokens(folder / "data" / f"{name}.npy", tokenizer.vocab_size) for name in ("train", "valid"))
-    torch.manual_seed(training_config.seed)
     floor = entropy_floor(run["data"], folder / "data" / "valid.txt")
-    if floor: floor *= math.log(2) * tokenizer.token_lengths[valid].mean()   # bits per byte -> nats per token
+    if floor: floor *= math.log(2) * tokenizer.token_lengths[valid].mean()
+    torch.manual_seed(training_config.seed)
     trainer = Trainer(Transformer(model_config), train, valid, training_config, folder, floor=floor)
-    say = partial(print, flush=True) if rank == 0 else lambda text: None
+    def say(text): trainer.rank or print(text, flush=True)
+    def since(): return f"{time.perf_counter() - start:.0f} s"
     if resume: say(f"resumed at step {trainer.resume()}")
-    since = lambda: f"{time.perf_counter() - start:.0f} s"
-    say(f"{parameter_count(model_config):,} parameters on {trainer.device.type} in {trainer.precision}; "
-        f"ready after {since()}")
+    say(f"{parameter_count(model_config):,} parameters on {trainer.device.type} in {trainer.precision}; ready after {since()}")
     trainer.fit()
     say(f"trained after {since()}")
-    return evaluate_run(folder) if rank == 0 else (None, [])
+    return evaluate_run(folder) if trainer.rank == 0 else (None, [])
 
 # %% ../nbs/19_cli.ipynb #15dd4211
 def _tell(score):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 import lm336
 from .corpus import InputError, StoryGrammar, atomic_path, stories_size
@@ -46,19 +47,18 @@ def token_losses(
     batch_size: int = 32,     # windows at a time
 ) -> np.ndarray:              # (len(tokens),) float32, the surprise of each token in nats
     "The surprise of every token of a text, each with `context - stride` tokens or more before it, where the text has them."
-    size, tokens = model.config.context_length, np.asarray(tokens)
     if len(tokens) == 0: raise InputError("the text to evaluate on has no tokens")
-    device, losses = next(model.parameters()).device, np.zeros(len(tokens), np.float32)
+    size, device, tokens = model.config.context_length, model.device, np.asarray(tokens)
     spans = windows(len(tokens), size, stride or max(1, size // 2))
-    was_training = model.training
+    losses, was_training = np.zeros(len(tokens), np.float32), model.training
     model.eval()
     for at in range(0, len(spans), batch_size):
         some = spans[at:at + batch_size]
         targets = np.stack([tokens[b:e] for b, e, _ in some]).astype(np.int64)
         first = [start_id or 0 if b == 0 else tokens[b - 1] for b, _, _ in some]
         inputs = np.concatenate([np.array(first, np.int64)[:, None], targets[:, :-1]], axis=1)
-        logits = model(torch.from_numpy(inputs).to(device))
-        nats = token_nats(logits, torch.from_numpy(targets).to(device)).cpu().numpy()
+        inputs, labels = (torch.from_numpy(ids).to(device) for ids in (inputs, targets))
+        nats = token_nats(model(inputs), labels).cpu().numpy()
         for (begin, end, new), row in zip(some, nats): losses[new:end] = row[new - begin:]
     if start_id is None: losses[0] = math.log(model.config.vocab_size)
     model.train(was_training)
@@ -88,16 +88,18 @@ class Evaluation:
         "Total surprise in bits over the text's bytes."
         return bits_per_byte(self.nats, self.num_bytes)
 
-    @property
-    def gap(self) -> float:
-        "Share by which bits per byte exceed the floor; None where no floor is known."
-        return None if self.floor is None else self.bits_per_byte / self.floor - 1
+# %% ../nbs/14_evaluation.ipynb #846f5b14
+@patch(as_prop=True)
+def gap(self: Evaluation) -> float:
+    "Share by which bits per byte exceed the floor; None where no floor is known."
+    return None if self.floor is None else self.bits_per_byte / self.floor - 1
 
-    def __str__(self):
-        text = (f"{self.bits_per_byte:.4f} bits per byte, perplexity {self.perplexity:.2f} a token, "
-                f"over {self.num_tokens:,} tokens and {self.num_bytes:,} bytes")
-        if self.floor is None: return text
-        return f"{text}; {abs(self.gap):.1%} {'above' if self.gap >= 0 else 'below'} the entropy floor of {self.floor:.4f}"
+@patch
+def __str__(self: Evaluation):
+    text = (f"{self.bits_per_byte:.4f} bits per byte, perplexity {self.perplexity:.2f} a token, "
+            f"over {self.num_tokens:,} tokens and {self.num_bytes:,} bytes")
+    if self.floor is None: return text
+    return f"{text}; {abs(self.gap):.1%} {'above' if self.gap >= 0 else 'below'} the entropy floor of {self.floor:.4f}"
 
 # %% ../nbs/14_evaluation.ipynb #ab0caeb1
 def evaluate(

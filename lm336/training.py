@@ -276,13 +276,12 @@ class Trainer:
         self.folder = Path(folder)
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.step = self.skipped = 0     # updates done; of those, skipped for an overflow in float16
-        self.shown = None                # the picture in the notebook, once there is one
-        self.recent = deque(maxlen=100)  # the last losses, to tell a spike by
-        self.assemble()
+        self.shown, self.recent = None, deque(maxlen=100)   # the picture in the notebook; losses, to tell a spike by
+        self._assemble()
 
 # %% ../nbs/12_training.ipynb #c8456d1b
 @patch
-def assemble(self: Trainer):
+def _assemble(self: Trainer):
     "What a step needs: the objective in the run's number format, the optimizer, the loss scale."
     c = self.config
     self.precision = pick_precision(self.device) if c.precision == "auto" else c.precision
@@ -332,7 +331,7 @@ def train_step(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
 
 # %% ../nbs/12_training.ipynb #28fc8b01
 @patch
-def over_processes(self: Trainer,
+def _over_processes(self: Trainer,
     value: torch.Tensor,   # on this process's device
 ) -> torch.Tensor:         # the same shape
     "The sum of a tensor over all processes."
@@ -355,7 +354,7 @@ def validate(self: Trainer) -> float:
         windows = torch.from_numpy(windows).to(self.device)
         total += objective(windows[:, :-1], windows[:, 1:]).item() * len(some)
     self.model.train()
-    return self.over_processes(torch.tensor(total, device=self.device)).item() / count
+    return self._over_processes(torch.tensor(total, device=self.device)).item() / count
 
 # %% ../nbs/12_training.ipynb #f7d9ce6a
 @patch
@@ -366,19 +365,6 @@ def log(self: Trainer,
     if self.rank: return
     with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(dict(step=self.step, **values)) + "\n")
-
-@patch
-def flush(self: Trainer,
-    waiting: list,   # (step, learning rate, loss, gradient norm) of each update since the last call; emptied
-) -> float:          # the mean loss over them
-    "Fetch the waiting losses. `FloatingPointError` names the first step whose loss is not finite."
-    losses = torch.stack([loss for _, _, loss, _ in waiting]) / self.num_processes
-    losses = self.over_processes(losses).tolist()
-    for (step, rate, _, _), value in zip(waiting, losses): self.watch(step, rate, value)
-    mean = sum(losses) / len(losses)
-    self.log(loss=mean, learning_rate=waiting[-1][1], gradient_norm=waiting[-1][3].item(), skipped=int(self.skipped))
-    waiting.clear()
-    return mean
 
 # %% ../nbs/12_training.ipynb #1483a57d
 def read_metrics(
@@ -418,6 +404,20 @@ def watch(self: Trainer,
     self.recent.append(loss)
 
 def _kept(last): return f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+
+# %% ../nbs/12_training.ipynb #03fbed29
+@patch
+def flush(self: Trainer,
+    waiting: list,   # (step, learning rate, loss, gradient norm) of each update since the last call; emptied
+) -> float:          # the mean loss over them
+    "Fetch the waiting losses. `FloatingPointError` names the first step whose loss is not finite."
+    losses = torch.stack([loss for _, _, loss, _ in waiting]) / self.num_processes
+    losses = self._over_processes(losses).tolist()
+    for (step, rate, _, _), value in zip(waiting, losses): self.watch(step, rate, value)
+    mean = sum(losses) / len(losses)
+    self.log(loss=mean, learning_rate=waiting[-1][1], gradient_norm=waiting[-1][3].item(), skipped=int(self.skipped))
+    waiting.clear()
+    return mean
 
 # %% ../nbs/12_training.ipynb #26806cf8
 @patch
@@ -522,7 +522,7 @@ def png(
 
 # %% ../nbs/12_training.ipynb #f007de7d
 @patch
-def show(self: Trainer,
+def _show(self: Trainer,
     speed: float,   # tokens per second so far
 ):
     "Draw the curve in the notebook, in place of the one that this trainer drew before."
@@ -566,7 +566,7 @@ def counted_flops(
 
 # %% ../nbs/12_training.ipynb #c3f8e849
 @patch
-def account(self: Trainer,
+def _account(self: Trainer,
     program: int,      # bytes that the process held before the first step
     seconds: float,    # that the steps took, with validation and checkpoints
     steps: int,        # how many
@@ -588,7 +588,7 @@ def account(self: Trainer,
 
 # %% ../nbs/12_training.ipynb #dbaa824d
 @patch
-def look(self: Trainer,
+def _look(self: Trainer,
     seconds: float,   # since training began
     speed: float,     # tokens per second so far
     live: bool,       # draw the curve in the notebook
@@ -596,18 +596,18 @@ def look(self: Trainer,
     "Measure the loss on the validation text, log it with time, speed and memory, and draw the curve."
     self.log(valid_loss=self.validate(), seconds=round(seconds, 2), tokens_per_second=round(speed),
              peak_bytes=peak_memory(self.device))
-    if live and self.rank == 0: self.show(speed)
+    if live and self.rank == 0: self._show(speed)
 
 # %% ../nbs/12_training.ipynb #e7be6882
 @patch
-def finish(self: Trainer,
-    program: int,      # as for `account`
+def _finish(self: Trainer,
+    program: int,      # as for `_account`
     seconds: float,    # "
     steps: int,        # "
 ):
     "The account and the curve of a run that has come to its end."
     if self.rank == 0:
-        if steps: self.account(program, seconds, steps)
+        if steps: self._account(program, seconds, steps)
         with atomic_path(self.folder / "loss.png") as path: path.write_bytes(png(plot_metrics(self.folder, self.floor)))
     if self.num_processes > 1: dist.barrier()
 
@@ -630,9 +630,9 @@ def fit(self: Trainer,
                 speed = (self.step - first) * tokens_per_step / seconds
                 skipped = {"skipped": int(self.skipped)} if self.skipped else {}
                 bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{speed:,.0f}", **skipped, refresh=False)
-            if due(c.eval_interval): self.look(seconds, speed, live)
+            if due(c.eval_interval): self._look(seconds, speed, live)
             if due(c.save_interval): self.save()
-    self.finish(program, time.perf_counter() - start, self.step - first)
+    self._finish(program, time.perf_counter() - start, self.step - first)
     return [line for line in read_metrics(self.folder) if "valid_loss" in line][-1]
 
 # %% ../nbs/12_training.ipynb #be86a515
