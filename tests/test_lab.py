@@ -27,6 +27,13 @@ WIDGETS = {
     "Sampler": ("widgets.Sampler(model, tokenizer)", [
         ("button", "click", ".text"), ("[name=prompt]", "Once", ".bars"), ("[name=temperature]", "ArrowRight", ".bars"),
         ("[name=topK]", "End", ".bars"), ("[name=topP]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
+    "BPEStepper": ("widgets.BPEStepper('she sells sea shells')", [
+        ("button >> nth=0", "click", ".words"), ("[name=step]", "ArrowRight", ".words"), ("[name=back]", "click", ".words"),
+        ("[name=text]", "the other text", ".bars")]),
+    "TokenPainter": ("widgets.TokenPainter(tokenizer)", [("[name=text]", "Twice", ".chips")]),
+    "ScheduleExplorer": ("widgets.ScheduleExplorer()", [
+        ("[name=warmup]", "ArrowRight", ".curve"), ("[name=peak]", "ArrowLeft", ".curve"), ("[name=floor]", "ArrowRight", ".curve"),
+        ("[name=total]", "ArrowLeft", ".curve"), ("[name=step]", "ArrowRight", ".mark")]),
     "RoPEExplorer": ("widgets.RoPEExplorer()", [
         ("[name=query]", "ArrowRight", ".sums"), ("[name=key]", "ArrowRight", ".sums"), ("[name=shift]", "ArrowRight", ".dials")]),
     "AttentionView": ("widgets.AttentionView(model, tokenizer, 'Once upon')", [
@@ -173,7 +180,7 @@ def chapter(name, root):
 
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
     panels = notebook(chapter("15_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336")
-    for name in ("sampler", "rope", "attention", "learn"): panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
+    for name in ("sampler", "bpe", "painter", "rope", "attention", "schedule", "learn"): panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
 
 def test_the_panel_of_the_generation_chapter(notebook, lab):

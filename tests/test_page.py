@@ -48,11 +48,12 @@ def site(tmp_path):
 
 @pytest.fixture
 def page(chromium, site):
-    "An open page; at the end, no errors and no request to anywhere else."
+    "An open page that no other server can be reached from; at the end, no errors and no request to anywhere else."
     context = chromium.new_context(viewport=dict(width=360, height=640))
     page, asked, errors = context.new_page(), [], []
     page.set_default_timeout(30_000)
     context.on("request", lambda request: asked.append(request.url))
+    context.route(lambda url: not url.startswith(site[1]), lambda route: route.abort())
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.expected_errors = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

@@ -7,10 +7,10 @@ from threading import Thread
 
 import pytest
 
-from .test_page import Quiet, chromium, serve, site as web_page     # fixtures: a browser, the folder of lm336_web,
-from .test_widgets import contrast, site as panel_page              # and a page with the panel
+from .axe import serious
+from .test_page import Quiet, chromium, serve, site as web_page     # fixtures: a browser, and the folder of lm336_web
+from .test_widgets import contrast
 
-Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT/"_docs"
 SCHEMES = "light", "dark"
@@ -54,13 +54,6 @@ def test_a_wrong_address_leads_home_from_any_depth(page, tmp_path, address):
     server.shutdown()
 
 
-def serious(page):
-    "What axe-core calls serious or critical on a page: the rule, and where."
-    found = Axe().run(page).response["violations"]
-    return [f"{one['id']} ({one['impact']}): {node['html'][:150]} {node.get('failureSummary', '')[:300]}"
-            for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]]
-
-
 @pytest.fixture
 def page(chromium, request):
     context = chromium.new_context(viewport=dict(width=1280, height=900), color_scheme=getattr(request, "param", "light"))
@@ -75,16 +68,6 @@ def test_the_page_of_lm336_web(page, web_page):
     page.goto(web_page[1])
     page.click("#go:enabled")
     page.wait_for_function("document.querySelector('#status').textContent.startsWith('400 tokens')")
-    assert serious(page) == []
-
-
-@pytest.mark.parametrize("page", SCHEMES, indirect=True)
-def test_the_panel_on_a_page(page, panel_page, request):
-    scheme = request.node.callspec.params["page"]
-    page.goto(panel_page[1])
-    page.evaluate(f"document.body.className = 'quarto-{scheme}'; document.body.style = '{dict(light='', dark='background: #14191d; color: #e6e3da')[scheme]}'")
-    page.click(".lm336 button")
-    page.wait_for_function("document.querySelector('.status')?.textContent.includes('per second')")
     assert serious(page) == []
 
 

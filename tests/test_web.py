@@ -17,6 +17,7 @@ from lm336.generation import next_token_probs
 from lm336.loss import token_nats
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
+from lm336.widgets import attention_answer
 
 from .test_bpe import hostile
 
@@ -265,6 +266,16 @@ def test_worker_distribution(node, run, tokenizer):
         assert [bar["id"] for bar in answer["bars"]] == order.tolist()
         assert [bar["probability"] for bar in answer["bars"]] == pytest.approx(expected.tolist(), abs=1e-5)
         assert [bar["text"] for bar in answer["bars"]] == [tokenizer.decode([i]) for i in order.tolist()]
+
+
+def test_worker_attention(node, run, tokenizer):
+    model, folder = run
+    loaded(node, folder)
+    for prompt in ("Once upon a time", "Once", ""):
+        [answer] = ask(node, dict(type="attention", prompt=prompt), until="attention")
+        expected = attention_answer(model, tokenizer, dict(type="attention", prompt=prompt))
+        assert answer["tokens"] == expected["tokens"]
+        assert answer["weights"] == pytest.approx(expected["weights"], abs=1e-5)
 
 
 def test_worker_answers_the_newest_question_alone(node, run):

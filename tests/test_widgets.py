@@ -1,19 +1,114 @@
-"The widgets on a page without a kernel, in a real browser, under a path prefix, with nothing outside it to be reached."
-import os, shutil
+"The widgets: what they compute, under Node; and how they behave on a page without a kernel, under a path prefix, with no other server in reach."
+import os, re, shutil, subprocess
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
+from lm336.bpe import learn_merges, pretokenize, replace_pair
 from lm336.interop import to_web
+from lm336.rope import RotaryEmbedding
+from lm336.schedule import cosine_schedule
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
+from lm336.widgets import one_module
 
+from .axe import serious
+from .test_bpe import hostile
 from .test_page import chromium, page, serve   # fixtures, and a server of a folder
+from .test_web import newer, node              # fixtures: characters that one of two Unicode tables lacks; Node with our modules
 
+ROOT = Path(__file__).parents[1]
 ARTEFACTS = os.environ.get("LM336_ARTEFACTS")     # a folder for screenshots
+WIDGETS = dict(sampler="model", bpe=None, painter="model/tokenizer.json", rope=None, attention="model", schedule=None, learn="model/learn.json")
 
+
+# ---- what they compute
+
+def latin(token): return token.encode("latin-1")
+
+
+small_words = st.lists(st.sampled_from(b"aab\xc3"), min_size=1, max_size=12).map(bytes)
+
+
+@given(st.dictionaries(small_words, st.integers(1, 4), max_size=10))
+@settings(max_examples=300, deadline=None)
+def test_the_stepper_counts_and_merges_as_python_does(node, words):
+    given_words = [dict(tokens=[chr(b) for b in word], count=n) for word, n in words.items()]
+    states, merges = node("call", ["bpe.js", "train", given_words, 40]), learn_merges(words, 40)
+    assert len(states) == len(merges) + 1
+    pieces = {word: [bytes([b]) for b in word] for word in words}
+    for done, state in enumerate(states):
+        pairs = Counter()
+        for word, n in words.items():
+            for pair in zip(pieces[word], pieces[word][1:]): pairs[pair] += n
+        shown = [(tuple(map(latin, found["pair"])), found["count"]) for found in state["pairs"]]
+        assert shown == sorted(pairs.items(), key=lambda item: (item[1], item[0]), reverse=True), "ties are broken by the bytes of the pair"
+        assert [list(map(latin, word["tokens"])) for word in state["words"]] == list(pieces.values())
+        if done < len(merges):
+            assert shown[0][0] == merges[done]
+            pieces = {word: replace_pair(tokens, merges[done], b"".join(merges[done])) for word, tokens in pieces.items()}
+
+
+@given(hostile)
+@settings(max_examples=500, deadline=None)
+def test_the_stepper_finds_the_words_that_python_finds(node, newer, text):
+    text = "".join(c for c in text if c not in newer)
+    shown = {b"".join(map(latin, word["tokens"])): word["count"] for word in node("call", ["bpe.js", "countWords", text])}
+    assert shown == Counter(piece.encode() for piece in pretokenize(text))
+
+
+def pairs_of(*counts): return [dict(pair=list(pair), count=count) for pair, count in counts]
+
+
+def test_the_stepper_names_the_tie(node):
+    def reason(*counts): return node("call", ["bpe.js", "reason", pairs_of(*counts)])
+    assert reason(("st", 9), ("es", 3)) == "s + t occurs 9 times, more often than any other pair."
+    assert reason(("st", 9), ("es", 9)) == ("A tie: s + t occurs 9 times, and so does e + s. The lexicographically greater pair wins: s comes after e.")
+    assert reason(("st", 1), ("se", 1), ("aa", 1)).endswith("once, and so do 2 other pairs, such as s + e. The lexicographically greater pair wins: t comes after e.")
+
+
+rates = st.floats(0, 1, allow_subnormal=False)
+
+
+@given(rates, rates, st.integers(0, 50), st.integers(0, 50))
+@settings(max_examples=300, deadline=None)
+def test_the_schedule_is_pythons(node, high, share, warmup, more):
+    schedule = high, high * share, warmup, warmup + more
+    steps = [0, warmup, warmup + more // 2, warmup + more, warmup + more + 1, 1000]
+    shown = [node("call", ["schedule.js", "cosineSchedule", step, *schedule]) for step in steps]
+    assert shown == pytest.approx([cosine_schedule(step, *schedule) for step in steps], rel=0, abs=1e-15)
+
+
+def test_how_far_a_schedule_goes(node):
+    for schedule in ((5e-4, 1e-4, 500, 5000), (2.0, 2.0, 0, 30), (1.0, 0.0, 10, 10), (1.0, 0.5, 1, 7), (1.0, 0.25, 0, 1)):
+        expected = sum(cosine_schedule(step, *schedule) for step in range(schedule[-1])) / schedule[0]
+        assert node("call", ["schedule.js", "travel", *schedule]) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=8, max_size=8), st.integers(0, 200), st.sampled_from([500.0, 10_000.0]))
+@settings(max_examples=200, deadline=None)
+def test_rope_rotates_as_python_does(node, x, position, theta):
+    rope = RotaryEmbedding(theta, 8, 201, dtype=torch.float64)
+    expected = rope(torch.tensor(x, dtype=torch.float64)[None], torch.tensor([position]))[0]
+    assert node("call", ["rope.js", "rotate", x, position, theta]) == pytest.approx(expected.tolist(), rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_a_widget_is_one_module(tmp_path, name):
+    "What JupyterLab gets: nothing imported, no name twice."
+    if not shutil.which("node"): pytest.skip("Node is not installed")
+    (tmp_path / "one.mjs").write_text(one_module(f"{name}.js"), encoding="utf-8")
+    assert not re.search(r"^import\b", (tmp_path / "one.mjs").read_text(encoding="utf-8"), re.M)
+    ask = f"import('{(tmp_path / 'one.mjs').as_uri()}').then(module => console.log(typeof module.default.render))"
+    done = subprocess.run(["node", "-e", ask], capture_output=True, text=True)
+    assert done.stdout == "function\n", done.stderr
+
+
+# ---- the mechanism
 
 def write_page(folder, mounts):
     "A page with these widgets, each in the markup that a chapter has; a picture stands in each."
@@ -29,10 +124,21 @@ def site(tmp_path):
     torch.manual_seed(0)
     tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])   # no token ends the text
     folder = tmp_path / "some/prefix"
-    to_web(Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True)), tokenizer, folder / "model")
+    to_web(Transformer(TransformerConfig(256, 128, 32, 2, 2, tie_embeddings=True)), tokenizer, folder / "model")
+    shutil.copy(ROOT / "data/learn.json", folder / "model")
     shutil.copytree(Path(files("lm336") / "web"), folder / "web")
     write_page(folder, [("sampler", "model")])
     with serve(tmp_path) as address: yield folder, address + "some/prefix/"
+
+
+def show(page, site, *names):
+    "Open a page with these widgets, and wait until they are there."
+    folder, address = site
+    write_page(folder, [(name, WIDGETS[name]) for name in names])
+    page.goto(address)
+    for name in names:
+        page.locator(f"[data-widget={name}]").scroll_into_view_if_needed()
+        page.wait_for_selector(f".lm336-{name}")
 
 
 PROBE = """export default { render({ model, el }) {
@@ -127,22 +233,218 @@ def test_a_failed_download_says_so_and_can_be_tried_again(page, site):
     ready(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_panel_fits_and_can_be_read(page, site, scheme, width):
-    "No wider than the screen; text and paper at a contrast of at least 4.5 (WCAG 2.1, 1.4.3)."
-    page.set_viewport_size(dict(width=width, height=900))
-    page.goto(site[1])
-    page.evaluate(f"document.body.className = 'quarto-{scheme}'; document.body.style.background = '{dict(light='#fff', dark='#111')[scheme]}'")
+@pytest.mark.parametrize("name, missing, begin, there", [
+    ("painter", "tokenizer.json", None, ".chips li"), ("learn", "learn.json", None, ".stop"),
+    ("attention", "model.safetensors", "Show where it looks", ".tokens [role=option]"), ("sampler", "config.json", "Tell a story", ".text span")])
+def test_each_panel_survives_a_failed_download(page, site, name, missing, begin, there):
+    "One sentence that names the file, and a button with which it works when the file is there."
+    page.expected_errors.append("404")
+    folder, address = site
+    (folder / "model" / missing).rename(folder / "elsewhere")
+    write_page(folder, [(name, WIDGETS[name])])
+    page.goto(address)
+    if begin: page.click(f"text={begin}")
+    page.wait_for_selector(f"text={missing} could not be downloaded: the server answered 404.")
+    (folder / "elsewhere").rename(folder / "model" / missing)
+    page.click("text=Try again")
+    page.wait_for_selector(there)
+    assert "could not be" not in page.text_content("main")
+
+
+# ---- each of the others
+
+def slider(page, name): return page.get_by_role("slider", name=name)
+
+
+def test_merges_step_forwards_and_back(page, site):
+    show(page, site, "bpe")
+    step, words, best = slider(page, "Merges done"), page.locator(".words li"), page.locator(".bars .best")
+    assert page.get_by_role("status").text_content().startswith("A tie: s + t occurs 9 times, and so does e + s.")
+    assert best.text_content() == "s + t9" and page.locator(".words .best").all_text_contents() == ["s", "t"] * 2
+    page.click("text=Merge s + t")
+    assert step.get_attribute("aria-valuetext") == "1 of 15" and "e + st" in best.text_content()
+    assert words.first.text_content() == "␣newest× 6" and words.first.locator(".chip").count() == 6
+    assert page.locator(".chips .chip").all_text_contents() == ["st256"]
+    step.press("ArrowRight")
+    step.press("End")                                  # by the keyboard
+    assert page.get_by_role("status").text_content() == "No pair is left: every word is one token."
+    assert words.locator(".chip").count() == 5 and page.locator("button", has_text="Done").is_disabled()
+    page.click("text=Back")
+    assert step.get_attribute("aria-valuetext") == "14 of 15"
+    step.press("Home")
+    assert best.text_content() == "s + t9" and page.locator("button", has_text="Back").is_disabled()
+
+
+def test_merges_of_a_text_of_ones_own(page, site):
+    show(page, site, "bpe")
+    slider(page, "Merges done").press("End")
+    text = page.get_by_role("textbox", name="Learn from this text")
+    text.fill("")
+    assert page.get_by_role("status").text_content() == "There is no text to learn from."
+    text.fill("é é é zz " + " ".join(f"word{'x' * n}" for n in range(30)))
+    assert slider(page, "Merges done").get_attribute("aria-valuetext") == "0 of 20"
+    assert page.locator(".words .rest").text_content() == "and 23 more words", "ten are shown, of 33"
+    assert page.locator(".words .chip", has_text="\\xc3").count() >= 1
+
+
+def test_a_text_is_painted_in_its_tokens(page, site):
+    merges = [(b" ", b"b"), (b"a", b"n"), (b"an", b"an")]
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(merges)}, merges, ["<|endoftext|>"])
+    tokenizer.save_pretrained(site[0] / "model")
+    show(page, site, "painter")
+    for text in ("a banana", "ananas 🦔<|endoftext|>", "nana\n"):
+        page.get_by_role("textbox", name="Type something").fill(text)
+        ids, chips = tokenizer.encode(text), page.locator(".chips .chip")
+        assert page.locator(".chips small").all_text_contents() == [str(i) for i in ids]
+        size = len(text.encode())
+        assert page.get_by_role("status").text_content() == f"{size} bytes in {len(ids)} tokens: {size / len(ids):.2f} bytes per token."
+    assert chips.all_text_contents() == ["n110", "an257", "a97", "↵10"]
+    page.get_by_role("textbox", name="Type something").fill("")
+    assert page.get_by_role("status").text_content() == "Without a text there are no tokens."
+
+
+def words_of(page, *names):
+    "What these sliders are set to."
+    return [slider(page, name).get_attribute("aria-valuetext") for name in names]
+
+
+def drag(page, box, x, y=0):
+    "Take hold of the middle of something, and move by so many pixels."
+    at = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.mouse.move(at[0] + x, at[1] + y, steps=4)
+    page.mouse.up()
+
+
+def test_the_schedule_can_be_dragged(page, site):
+    show(page, site, "schedule")
+    def curve(): return page.locator(".curve").get_attribute("points")
+    before, handle = curve(), page.locator("[data-handle=peak]")
+    drag(page, handle.bounding_box(), 40, 30)                   # later, and lower
+    warmup, peak = words_of(page, "Warm-up", "Peak")
+    assert curve() != before and int(warmup.split()[0].replace(",", "")) > 1000 and 3e-4 < float(peak) < 4.5e-4
+    drag(page, page.locator("[data-handle=end]").bounding_box(), -60, -20)
+    total, floor = words_of(page, "Steps in all", "Floor")
+    assert 2000 < int(total.replace(",", "")) < 4500 and 1.2e-4 < float(floor) < float(peak)
+    drag(page, page.locator("[data-handle=end]").bounding_box(), -400)
+    assert words_of(page, "Steps in all", "Warm-up") == ["1", "1 steps"], "the warm-up is no longer than the run"
+    place = handle.bounding_box()
+    page.mouse.move(place["x"] + 100, place["y"] + 50)          # nothing is held any more
+    assert words_of(page, "Steps in all") == ["1"]
+
+
+def test_the_schedule_by_the_keyboard(page, site):
+    show(page, site, "schedule")
+    slider(page, "Peak").press("Home")
+    peak, floor = map(float, words_of(page, "Peak", "Floor"))
+    assert peak == 1e-5 and floor == pytest.approx(peak / 5), "the floor keeps its share of the peak"
+    slider(page, "Peak").press("ArrowRight")
+    assert float(words_of(page, "Peak")[0]) == pytest.approx(1e-5 + 7.4e-6, rel=0.01), "an arrow is a hundredth of the way"
+    slider(page, "Steps in all").press("End")
+    slider(page, "Warm-up").press("End")
+    slider(page, "Floor").press("Home")
+    slider(page, "Look at step").press("End")
+    assert words_of(page, "Steps in all", "Warm-up", "Floor") == ["7,500", "7,500 steps", "0"]
+    status = page.get_by_role("status").text_content()
+    assert status.startswith("At step 7,500 the learning rate is 1.74e-5, 100 % of the peak.")
+    assert "go as far as 3,750 at the peak" in status, "a straight line goes half as far"
+    picture = page.locator("svg").bounding_box()
+    page.mouse.move(picture["x"] + 2, picture["y"] + 50)
+    assert page.get_by_role("status").text_content().startswith("At step 0 the learning rate is 0, 0 % of the peak.")
+
+
+def test_a_rotation_moves_the_score_only_if_the_distance_does(page, site):
+    show(page, site, "rope")
+    def scores(): return page.locator(".sums b").all_text_contents()
+    before = scores()
+    slider(page, "Both moved on by").press("End")
+    assert scores() == before and before[0] == before[1]
+    slider(page, "Key at").press("ArrowRight")
+    assert scores()[0] == scores()[1] != before[0]
+
+
+def test_a_token_shows_where_it_looks(page, site):
+    show(page, site, "attention")
+    page.get_by_role("textbox", name="A text for the model to read").fill("she sells")
+    page.click("text=Show where it looks")
+    page.wait_for_selector(".tokens [role=option]")
+    assert page.locator(".tokens [role=option]").count() == 9 and page.get_by_role("radio").count() == 4
+    looks = page.locator(".looks")
+    page.locator(".tokens [role=option]").nth(2).hover()
+    assert "layer 1, head 1, “e”" in looks.text_content()
+    page.get_by_role("radio", name="layer 2, head 1").check()
+    assert "layer 2, head 1, “e”" in looks.text_content()
+    page.locator(".tokens [aria-selected=true]").press("Home")
+    assert "“s” looks most at “s”: 100 %" in looks.text_content()
+
+
+def test_a_run_can_be_scrubbed(page, site):
+    show(page, site, "learn")
+    told, stops = set(), slider(page, "Updates so far")
+    stops.press("Home")
+    for _ in range(10):
+        told.add(page.locator(".text").text_content())
+        last = page.get_by_role("status").text_content()
+        stops.press("ArrowRight")
+    assert len(told) > 5 and last.startswith("After 2,200 updates")
+
+
+# ---- what holds for all
+
+def open_all(page, site, scheme):
+    "All panels on one page, each with something in it."
+    show(page, site, *WIDGETS)
+    page.evaluate(f"document.body.className = 'quarto-{scheme}'; document.body.style = '{dict(light='background: #fdfcf9', dark='background: #1b1a18; color: #fff')[scheme]}'")
     page.click(".lm336-sampler button")
     ready(page)
+    page.click("text=Show where it looks")
+    page.wait_for_selector(".tokens [role=option]")
+    page.click("text=Merge s + t")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_panels_fit_and_can_be_read(page, site, scheme, width):
+    "No wider than the screen, and nothing that axe-core calls serious, such as a contrast below 4.5."
+    page.set_viewport_size(dict(width=width, height=900))
+    open_all(page, site, scheme)
+    if ARTEFACTS:
+        for name in WIDGETS: page.locator(f".lm336-{name}").screenshot(path=Path(ARTEFACTS) / f"{name}-{scheme}-{width}.png", animations="disabled")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
-    if ARTEFACTS: page.screenshot(path=Path(ARTEFACTS) / f"sampler-{scheme}-{width}.png", full_page=True)
-    colours = page.evaluate("""() => [".status", "button", "output"].map(name => {
-        const element = document.querySelector(name), own = getComputedStyle(element), panel = getComputedStyle(element.closest(".lm336"));
-        const paper = own.backgroundColor == "rgba(0, 0, 0, 0)" ? panel.backgroundColor : own.backgroundColor;
-        return [own.color, paper].map(colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)) })""")
-    for ink, paper in colours: assert contrast(ink, paper) >= 4.5, (ink, paper)
+    assert serious(page) == []
+
+
+def test_every_control_has_a_name(page, site):
+    open_all(page, site, "light")
+    nameless = page.evaluate("""() => [...document.querySelectorAll(".lm336 :is(input, textarea, button, [role=option])")].filter(el =>
+        !(el.labels?.[0]?.textContent || el.getAttribute("aria-label") || el.textContent).trim()).map(el => el.outerHTML)""")
+    assert nameless == [] and page.get_by_role("slider").count() == 3 + 1 + 3 + 5 + 1
+    assert page.evaluate("[...document.querySelectorAll('.lm336 svg')].filter(el => el.getAttribute('role') === 'img' && !el.getAttribute('aria-label')).length") == 0
+
+
+def test_on_paper_the_controls_are_gone(page, site):
+    show(page, site, "bpe")
+    page.emulate_media(media="print")
+    assert page.is_hidden("form") and page.is_visible(".bars")
+
+
+def test_who_wants_no_motion_gets_none(page, site):
+    show(page, site, "attention")
+    page.click("text=Show where it looks")
+    page.wait_for_selector(".tokens [role=option]")
+    def seconds(): return page.eval_on_selector(".tokens [role=option]", "token => getComputedStyle(token).transitionDuration")
+    assert seconds() == "0.1s"
+    page.emulate_media(reduced_motion="reduce")
+    assert seconds() == "0s"
+
+
+def test_a_picture_stands_where_scripts_do_not_run(chromium, site):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(site[1])
+    assert page.is_visible("text=a picture")
+    context.close()
 
 
 def contrast(a, b):

@@ -28,6 +28,8 @@ const commands = {
     };
     for (const data of send) self.onmessage({ data });
   }),
+  // A function of a widget's module.
+  call: async ([module, name, ...rest]) => (await import(`../lm336/web/${module}`))[name](...rest),
   async load(folder) {
     const progress = [];
     model = await Model.load(`file://${folder}`, (...both) => progress.push(both));

@@ -1,6 +1,6 @@
 // The attention view: a text, and for each of its tokens where each head of each layer looks. In JupyterLab through
 // anywidget on the live model, on a page on worker.js. Trait: text; without it, the model waits to be asked for.
-import { drawBars, frame, svg, visible } from "./parts.js";
+import { drawBars, panel, svg, visible } from "./parts.js";
 
 const LONGEST = 96, LEVELS = 16;       // tokens shown; shades of a cell
 const HTML = `
@@ -36,9 +36,7 @@ function drawMatrix(element, seen, head) {
 }
 
 export function render({ model, el }) {
-  frame(el, "attention");
-  el.innerHTML = HTML;
-  const $ = selector => el.querySelector(selector), form = $("form"), button = $("button"), progress = $("progress");
+  const $ = panel(el, "attention", HTML), form = $("form"), button = $("button"), progress = $("progress");
   const list = $(".tokens"), matrix = $(".matrix"), status = $(".status"), name = `head-${panels++}`;
   let layers = 0, ready = false, seen = null, head = 0, token = 0;
   form.elements.text.value = model.get("text") ?? "Lily had a red kite. Tom had a boat. \"I like my kite,\" said Lily.";
@@ -55,6 +53,7 @@ export function render({ model, el }) {
 
   function rest(sentence = "") {
     button.disabled = false;
+    button.textContent = ready ? "Show where it looks" : "Try again";
     progress.hidden = true;
     status.textContent = sentence;
   }
@@ -71,7 +70,7 @@ export function render({ model, el }) {
     for (const frame of el.querySelectorAll(".row")) { frame.setAttribute("y", token); frame.setAttribute("width", token + 1); }
     const percent = i => `${(100 * row[i]).toFixed(0)} %`, quoted = i => `“${visible(seen.tokens[i])}”`;
     $(".looks").textContent = `In ${place(head)}, ${quoted(token)} looks most at ${quoted(order[0])}: ${percent(order[0])}`;
-    drawBars($(".bars"), order.map(i => ({ name: seen.tokens[i], share: row[i], value: percent(i), best: i === order[0] })));
+    drawBars($(".bars"), order.map(i => ({ name: visible(seen.tokens[i]), share: row[i], value: percent(i), best: i === order[0] })));
   }
 
   function showHead(index) {

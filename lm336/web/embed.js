@@ -7,14 +7,20 @@
 const here = name => new URL(name, import.meta.url);
 
 // anywidget's `model`, without a kernel: what a widget sets stays on the page.
-const traitModel = traits => ({
-  get: key => traits[key], set(key, value) { traits[key] = value; }, save_changes() {}, on() {}, send() {},
-});
+function traitModel(traits = {}) {
+  const listeners = {};
+  return {
+    get: key => traits[key],
+    set(key, value) { traits[key] = value; listeners[`change:${key}`]?.(); },
+    save_changes() {},
+    on(name, listener) { listeners[name] = listener; },
+  };
+}
 
 function workerModel(folder) {         // the same, and its messages are answered by a worker
   let worker = null, hear = () => {};
   const fail = () => hear({ type: "error", message: "The model's program could not be loaded. Is the network there?" });
-  return { ...traitModel({}),
+  return { ...traitModel(),
     on(name, listener) { hear = listener; },
     send(message) {
       if (!worker) {
@@ -28,7 +34,7 @@ function workerModel(folder) {         // the same, and its messages are answere
 }
 
 async function modelFor(src, onPart) {
-  if (!src) return traitModel({});
+  if (!src) return traitModel();
   const url = new URL(src, document.baseURI);
   if (!src.endsWith(".json")) return workerModel(`${url.href}/`);
   const { downloadJSON } = await import(here("model.js"));

@@ -1,8 +1,8 @@
 // Watch it learn: a slider over the stops of one run. Trait: records, as lm336.widgets.watch_learning makes them.
-import { frame, svg } from "./parts.js";
+import { panel, showValue, svg } from "./parts.js";
 
 const HTML = `
-  <form><label class="wide">Updates so far <output name="step"></output>
+  <form><label class="wide">Updates so far <span class="value" aria-hidden="true"></span>
     <input name="stop" type="range" min="0" value="0" step="1"></label></form>
   <div class="split">
     <figure><figcaption>What it says after “<span class="prompt"></span>”</figcaption>
@@ -22,7 +22,7 @@ function chart(element, { losses, stops, floor }) {
   const here = svg("path", { class: "axis here" }), mark = svg("circle", { class: "mark", r: 5 });
   for (const bits of [0, 1, 2, 3, 4, 5, 6, 7, 8].filter(bits => bits < top))
     element.append(svg("path", { class: bits ? "grid" : "axis", d: `M${LEFT} ${y(bits)}H${RIGHT}` }), text(LEFT - 8, y(bits) + 4, bits, "end"));
-  for (const step of [0, 10, 100, 1000, 10_000].filter(step => step < last.step / 1.5)) element.append(text(x(step), BOTTOM + 18, step));
+  for (const step of [0, 10, 100, 1000, 10_000].filter(step => step < last.step / 3)) element.append(text(x(step), BOTTOM + 18, step));
   element.append(text(x(last.step), BOTTOM + 18, last.step, "end"), here,
     svg("path", { class: "curve", d: "M" + losses.map(([step, loss]) => `${x(step)} ${y(loss * perNat)}`).join("L") }),
     ...stops.map(stop => svg("circle", { class: "stop", r: 3, cx: x(stop.step), cy: y(stop.bits_per_byte) })), mark);
@@ -36,9 +36,7 @@ function chart(element, { losses, stops, floor }) {
 
 export function render({ model, el }) {
   const records = model.get("records"), { prompt, stops, floor } = records;
-  frame(el, "learn");
-  el.innerHTML = HTML;
-  const $ = selector => el.querySelector(selector), { stop, step } = $("form").elements, place = chart($(".chart"), records);
+  const $ = panel(el, "learn", HTML), { stop } = $("form").elements, place = chart($(".chart"), records);
   stop.max = stops.length - 1;
   $(".prompt").textContent = prompt;
   $(".chart").setAttribute("aria-label", `Bits per byte fall from ${stops[0].bits_per_byte.toFixed(2)} to ${stops.at(-1).bits_per_byte.toFixed(2)}`
@@ -46,8 +44,7 @@ export function render({ model, el }) {
 
   function draw() {
     const now = stops[+stop.value], number = now.step.toLocaleString("en");
-    step.textContent = number;
-    stop.setAttribute("aria-valuetext", `${number} updates`);
+    showValue(stop, number);
     const begin = document.createElement("b");
     begin.textContent = prompt;
     $(".text").replaceChildren(begin, now.text);

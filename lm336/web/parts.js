@@ -1,24 +1,59 @@
-// What several widgets draw with.
+// What several widgets draw with. A token is a string of its bytes, U+0000 to U+00FF, as in tokenizer.js.
 
-// The frame that all widgets share. Plain keys are the widget's own: JupyterLab would take an arrow on a slider for its notebook.
-export function frame(el, name) {
-  el.classList.add("lm336", `lm336-${name}`);
-  el.addEventListener("keydown", event => { if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation(); });
-}
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 // White space that can be seen.
-export const visible = text => text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣");
+export const visible = text => text.replaceAll("\n", "↵").replaceAll("\r", "␍").replaceAll("\t", "⇥").replaceAll(" ", "␣");
+
+// A token's text, or its bytes where they are no whole characters.
+export function readable(token) {
+  const bytes = Uint8Array.from(token, c => c.charCodeAt());
+  try { return visible(utf8.decode(bytes)); }
+  catch { return Array.from(bytes, b => `\\x${b.toString(16).padStart(2, "0")}`).join(""); }
+}
+
+// Make `el` the panel of a widget; the function that finds things in it. Plain keys are the widget's own: JupyterLab would
+// take an arrow on a slider for its notebook.
+export function panel(el, name, html) {
+  el.classList.add("lm336", `lm336-${name}`);
+  el.innerHTML = html;
+  el.addEventListener("keydown", event => { if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation(); });
+  return selector => el.querySelector(selector);
+}
+
+// What the control in a <label>name <span class="value" aria-hidden="true"></span> <input></label> is set to, for eye and ear.
+export function showValue(input, words) {
+  input.parentElement.querySelector(".value").textContent = words;
+  input.setAttribute("aria-valuetext", words);
+}
 
 // Fill an <ol class="bars">: rows of {name, share: 0 to 1, value: text, best: whether it stands out}.
 export function drawBars(list, rows) {
   list.replaceChildren(...rows.map(({ name, share, value, best = false }) => {
     const item = document.createElement("li"), code = document.createElement("code"), bar = document.createElement("i");
-    code.textContent = visible(name);
+    code.textContent = name;
     bar.style.setProperty("--share", share);
     item.classList.toggle("best", best);
     item.append(code, bar, value);
     return item;
   }));
+}
+
+// A coloured piece of text; the same number has the same colour everywhere.
+export function chip(text, number) {
+  const span = document.createElement("span");
+  span.className = "chip";
+  span.textContent = text;
+  if (number !== undefined) span.style.setProperty("--hue", (number * 137.508) % 360);   // golden angle: neighbours differ
+  return span;
+}
+
+// The same with its number below.
+export function numberedChip(text, number) {
+  const piece = chip(text, number), small = document.createElement("small");
+  small.textContent = number;
+  piece.append(small);
+  return piece;
 }
 
 // An element of SVG.

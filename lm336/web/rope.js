@@ -1,6 +1,6 @@
 // The RoPE explorer: a query and a key, turned pair by pair as their positions move, and their dot product.
 // Traits: d_k, the width of a head, and theta, the base of the wavelengths.
-import { frame, svg } from "./parts.js";
+import { panel, showValue, svg } from "./parts.js";
 
 // lm336/rope.py: the pair (2i, 2i + 1) is a point in the plane, turned by the position times theta^(-2i/d).
 export const frequency = (pair, d, theta) => theta ** (-2 * pair / d);
@@ -20,11 +20,11 @@ export const examples = d => [[1, 0.5, 0.9], [0.8, 1.4, 2.3]].map(([length, firs
 
 const FAR = 32, HTML = `
   <form>
-    <label>The query stands at <output name="m"></output>
+    <label>Query at <span class="value" aria-hidden="true"></span>
       <input name="query" type="range" min="0" max="${FAR}" value="9"></label>
-    <label>the key at <output name="n"></output>
+    <label>Key at <span class="value" aria-hidden="true"></span>
       <input name="key" type="range" min="0" max="${FAR}" value="4"></label>
-    <label>and both are moved on by <output name="s"></output>
+    <label>Both moved on by <span class="value" aria-hidden="true"></span>
       <input name="shift" type="range" min="0" max="100" value="0"></label>
   </form>
   <div class="split">
@@ -81,9 +81,7 @@ function chart(element, scores) {
 
 export function render({ model, el }) {
   const d = model.get("d_k") ?? 8, theta = model.get("theta") ?? 10_000, [q, k] = examples(d);
-  frame(el, "rope");
-  el.innerHTML = HTML;
-  const $ = selector => el.querySelector(selector), fields = $("form").elements, sums = $(".sums");
+  const $ = panel(el, "rope", HTML), fields = $("form").elements, sums = $(".sums");
   const dials = Array.from({ length: d / 2 }, (_, i) => dial(`${short(frequency(i, d, theta))} rad a token`));
   $(".dials").append(...dials.map(({ figure }) => figure));
   const score = (m, n) => dot(rotate(q, m, theta), rotate(k, n, theta));
@@ -91,7 +89,7 @@ export function render({ model, el }) {
 
   function draw() {
     const [m, n, s] = ["query", "key", "shift"].map(name => +fields[name].value);
-    fields.m.textContent = m; fields.n.textContent = n; fields.s.textContent = s;
+    for (const name of ["query", "key", "shift"]) showValue(fields[name], fields[name].value);
     const before = [rotate(q, m, theta), rotate(k, n, theta)], now = [rotate(q, m + s, theta), rotate(k, n + s, theta)];
     dials.forEach(({ turn }, i) => {
       const pair = x => x.slice(2 * i, 2 * i + 2);

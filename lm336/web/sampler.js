@@ -1,16 +1,16 @@
 // The sampling panel: in JupyterLab through anywidget on the live model, on a page through embed.js on a worker.
 // `model.send` takes worker.js's messages, `model.on("msg:custom", ...)` hears its answers.
-import { drawBars, frame } from "./parts.js";
+import { drawBars, panel, showValue, visible } from "./parts.js";
 
 const HTML = `
   <form>
     <label class="wide">How does the story begin?
       <textarea name="prompt" rows="2" spellcheck="false">Once upon a time</textarea></label>
-    <label>Temperature <output name="t"></output>
+    <label>Temperature <span class="value" aria-hidden="true"></span>
       <input name="temperature" type="range" min="0" max="2" step="0.05" value="0.8"></label>
-    <label>Top-k <output name="k"></output>
+    <label>Top-k <span class="value" aria-hidden="true"></span>
       <input name="topK" type="range" min="0" max="100" step="1" value="0"></label>
-    <label>Top-p <output name="p"></output>
+    <label>Top-p <span class="value" aria-hidden="true"></span>
       <input name="topP" type="range" min="0.05" max="1" step="0.05" value="1"></label>
     <label>Seed <input name="seed" type="number" min="0" step="1" value="0"></label>
     <div class="actions"><button type="submit">Tell a story</button></div>
@@ -23,9 +23,7 @@ const HTML = `
 const STATES = { asleep: "Tell a story", loading: "Loading", ready: "Tell a story", telling: "Stop", failed: "Try again" };
 
 export function render({ model, el }) {
-  frame(el, "sampler");
-  el.innerHTML = HTML;
-  const $ = selector => el.querySelector(selector), form = $("form"), fields = form.elements;
+  const $ = panel(el, "sampler", HTML), form = $("form"), fields = form.elements;
   const text = $(".text"), bars = $(".bars"), status = $(".status"), progress = $("progress"), button = $("button");
   let state = "asleep", after = null;
 
@@ -45,13 +43,13 @@ export function render({ model, el }) {
 
   function label() {
     const { temperature, topK, topP } = settings();
-    fields.t.textContent = temperature.toFixed(2);
-    fields.k.textContent = topK ?? "all";
-    fields.p.textContent = topP?.toFixed(2) ?? "all";
+    showValue(fields.temperature, temperature.toFixed(2));
+    showValue(fields.topK, topK ?? "all");
+    showValue(fields.topP, topP?.toFixed(2) ?? "all");
   }
 
   const showBars = list => drawBars(bars, list.map(({ text, probability }) =>
-    ({ name: text, share: probability, value: `${(100 * probability).toFixed(1)} %` })));
+    ({ name: visible(text), share: probability, value: `${(100 * probability).toFixed(1)} %` })));
 
   function begin(work) {               // what needs the model waits until it is there
     after = work;

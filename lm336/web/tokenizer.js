@@ -1,10 +1,10 @@
 // lm336/tokenizer.py in the page. A token is kept as a string of its bytes, U+0000 to U+00FF.
 
 // GPT-2's pattern. \s has U+FEFF and lacks U+0085 here; \p{White_Space} is what \s is in Python.
-const PRETOKEN = new RegExp(String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+export const PRETOKEN = new RegExp(String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
   .replaceAll("\\s", "\\p{White_Space}").replace("\\S", "\\P{White_Space}"), "gu");
 
-const bytesOf = text => Array.from(new TextEncoder().encode(text), b => String.fromCharCode(b));
+export const bytesOf = text => Array.from(new TextEncoder().encode(text), b => String.fromCharCode(b));
 const pairKey = (a, b) => a + "\u0100" + b;
 
 // GPT-2 writes every byte as a printable character: itself if it is one, else from U+0100 on.
@@ -69,6 +69,6 @@ export class Tokenizer {
     return id => id === undefined ? decoder.decode() : decoder.decode(this.bytes(id), { stream: true });
   }
 
-  // The text of these ids; bytes that are not UTF-8 become U+FFFD.
+  // Text of ids; bytes that are not UTF-8 become U+FFFD.
   decode(ids) { return [...ids, undefined].map(this.decoder()).join(""); }
 }

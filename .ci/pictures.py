@@ -1,0 +1,60 @@
+"""The static pictures of the panels, nbs/NAME.png, for those who print and where scripts do not run: python .ci/pictures.py [NAME ...]"""
+import runpy, shutil, sys, tempfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+def tell(panel):
+    panel.locator("button").click()
+    panel.locator(".status", has_text="per second").wait_for()
+
+
+def look(panel):
+    panel.locator("button").click()
+    panel.get_by_role("radio", name="layer 4, head 5").check()
+    panel.get_by_role("option", name="␣boat").hover()
+
+
+def set_to(panel, **values):
+    for name, value in values.items(): panel.locator(f"[name={name}]").fill(str(value))
+
+
+# Panel -> its data-src, and what is done with it before the picture is taken.
+PANELS = dict(
+    sampler=("model", tell), bpe=(None, partial(set_to, step=4)), painter=("model/tokenizer.json", lambda panel: None),
+    rope=(None, partial(set_to, shift=17)), attention=("model", look),
+    schedule=(None, lambda panel: None), learn=("model/learn.json", partial(set_to, stop=8)))
+
+
+def main(names):
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        runpy.run_path(str(ROOT/".ci/site.py"))["assets"](Path(folder))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+        Thread(target=server.serve_forever, daemon=True).start()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport=dict(width=760, height=900), device_scale_factor=1.5)
+        for name in names:
+            src, prepare = PANELS[name]
+            (Path(folder)/f"{name}.html").write_text(f"""<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8"><body class="quarto-light" style="margin: 20px">
+                <div class="lm336-widget" data-widget="{name}" {f'data-src="{src}"' if src else ''}></div><script type="module" src="web/embed.js"></script>""")
+            page.goto(f"http://127.0.0.1:{server.server_port}/{name}.html")
+            panel = page.locator(".lm336")
+            panel.wait_for()
+            prepare(panel)
+            page.evaluate("document.activeElement.blur()")
+            panel.screenshot(path=ROOT/f"nbs/{name}.png", animations="disabled")
+            print(f"nbs/{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__": main(sys.argv[1:] or PANELS)
