@@ -141,7 +141,7 @@ class MultiHeadSelfAttention(nn.Module):
     q_proj, k_proj, v_proj, output_proj, each (d_model, d_model); head h owns rows h*d_head to (h+1)*d_head."""
     def __init__(
         self,
-        d_model,        # width of the residual stream
+        d_model,        # width of the vectors that come in and go out
         num_heads,      # heads; each is d_model / num_heads wide
         rope=None,      # a RotaryEmbedding for d_head, or None for no positions
         fused=True,     # True: PyTorch's kernels; False: plain tensor arithmetic
