@@ -21,11 +21,13 @@ def tidy(text):
 
 
 def actions(name):
-    "Under a chapter's title: Colab and the notebook itself."
+    "Under a chapter's title: Colab, with what its machine lacks (the package, and the files that chapters read), and the notebook itself."
     repo = CFG.git_url.removeprefix("https://github.com/")
+    folder = repo.split("/")[-1]
     return ("::: {.lm336-actions}\n"
-            f"[Open in Colab](https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}) "
-            f"(there, first `%pip install git+{CFG.git_url}`) · [Download the notebook](notebooks/{name})\n:::")
+            f"[Open in Colab](https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}) · [Download the notebook](notebooks/{name})\n\n"
+            "<details><summary>In Colab, run this first</summary>\n\n"
+            f"```\n!git clone -q --depth 1 {CFG.git_url}\n%cd {folder}/nbs\n%pip install -q ..\n```\n\n</details>\n:::")
 
 
 def mend(path, described):

@@ -10,6 +10,7 @@ __all__ = ['softmax', 'causal_mask', 'attention_by_products', 'products_are_fast
 import math
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -97,36 +98,42 @@ class KVCache:
         self.start  = None if start is None else torch.as_tensor(start, device=device)
         self.length, self.max_seq_len = 0, max_seq_len
 
-    def append(
-        self,
-        k,      # (batch, heads, new, d_head)
-        v,      # (batch, heads, new, d_head)
-    ):          # all keys and all values so far, each (batch, heads, length, d_head)
-        "Write the new columns behind the old ones. `InputError` where they do not fit."
-        end = self.length + k.shape[-2]
-        if end > self.max_seq_len:
-            raise InputError(f"the cache holds {self.max_seq_len} tokens, and {end} are asked for")
-        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+# %% ../nbs/06_attention.ipynb #9dbd57fa
+@patch
+def append(
+    self: KVCache,
+    k,      # (batch, heads, new, d_head)
+    v,      # (batch, heads, new, d_head)
+):          # all keys and all values so far, each (batch, heads, length, d_head)
+    "Write the new columns behind the old ones. `InputError` where they do not fit."
+    end = self.length + k.shape[-2]
+    if end > self.max_seq_len:
+        raise InputError(f"the cache holds {self.max_seq_len} tokens, and {end} are asked for")
+    self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
+    self.length = end
+    return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def positions(
-        self,
-        new,    # number of columns about to be appended
-    ):          # (new,), or (batch, new) with padding: position of each new token in its own row's text
-        "Positions count from the first real token; padding gets 0."
-        columns = torch.arange(self.length, self.length + new, device=self.keys.device)
-        return columns if self.start is None else (columns - self.start[:, None]).clamp(min=0)
+# %% ../nbs/06_attention.ipynb #0ed4defa
+@patch
+def positions(
+    self: KVCache,
+    new,    # number of columns about to be appended
+):          # (new,), or (batch, new) with padding: position of each new token in its own row's text
+    "Positions count from the first real token; padding gets 0."
+    columns = torch.arange(self.length, self.length + new, device=self.keys.device)
+    return columns if self.start is None else (columns - self.start[:, None]).clamp(min=0)
 
-    def mask(
-        self,
-        queries,    # number of columns appended last
-    ):              # bool (queries, length), or (batch, 1, queries, length) with padding; None: everything is visible
-        "Who may look where. A padding query sees the padding before it, so that no row of scores is empty."
-        if self.start is None: return None if queries == 1 else causal_mask(queries, self.length, self.keys.device)
-        column = torch.arange(self.length, device=self.keys.device)
-        query, start = column[-queries:, None], self.start[:, None, None]
-        return ((column <= query) & ((column >= start) | (query < start)))[:, None]
+
+@patch
+def mask(
+    self: KVCache,
+    queries,    # number of columns appended last
+):              # bool (queries, length), or (batch, 1, queries, length) with padding; None: everything is visible
+    "Who may look where. A padding query sees the padding before it, so that no row of scores is empty."
+    if self.start is None: return None if queries == 1 else causal_mask(queries, self.length, self.keys.device)
+    column = torch.arange(self.length, device=self.keys.device)
+    query, start = column[-queries:, None], self.start[:, None, None]
+    return ((column <= query) & ((column >= start) | (query < start)))[:, None]
 
 # %% ../nbs/06_attention.ipynb #51a24e7b
 class MultiHeadSelfAttention(nn.Module):
@@ -134,7 +141,7 @@ class MultiHeadSelfAttention(nn.Module):
     q_proj, k_proj, v_proj, output_proj, each (d_model, d_model); head h owns rows h*d_head to (h+1)*d_head."""
     def __init__(
         self,
-        d_model,        # width of the residual stream
+        d_model,        # width of the vectors that come in and go out
         num_heads,      # heads; each is d_model / num_heads wide
         rope=None,      # a RotaryEmbedding for d_head, or None for no positions
         fused=True,     # True: PyTorch's kernels; False: plain tensor arithmetic
@@ -150,44 +157,50 @@ class MultiHeadSelfAttention(nn.Module):
         self.v_proj      = Linear(d_model, d_model, device=device, dtype=dtype)
         self.output_proj = Linear(d_model, d_model, device=device, dtype=dtype)
 
-    def split_heads(
-        self,
-        x,              # (batch, seq, d_model)
-    ):                  # (batch, num_heads, seq, d_head)
-        "One slice of d_head features for each head."
-        return x.unflatten(-1, (self.num_heads, self.d_head)).transpose(-2, -3)
+# %% ../nbs/06_attention.ipynb #3f92049f
+@patch
+def split_heads(
+    self: MultiHeadSelfAttention,
+    x,              # (batch, seq, d_model)
+):                  # (batch, num_heads, seq, d_head)
+    "One slice of d_head features for each head."
+    return x.unflatten(-1, (self.num_heads, self.d_head)).transpose(-2, -3)
 
-    def project(
-        self,
-        x,                      # (batch, seq, d_model)
-        token_positions=None,   # (seq,) or (batch, seq) integers; None: 0 .. seq - 1
-    ):                          # q, k, v, each (batch, num_heads, seq, d_head), q and k rotated
-        "Queries, keys and values: three products, or for more than one token one product with the three weights stacked."
-        if token_positions is not None and token_positions.ndim > 1:
-            token_positions = token_positions.unsqueeze(-2)                   # the same for every head
-        rotate = (lambda x: x) if self.rope is None else (lambda x: self.rope(x, token_positions))
-        projections = self.q_proj, self.k_proj, self.v_proj
-        if not self.fused or x.shape[-2] == 1:
-            q, k, v = (self.split_heads(proj(x)) for proj in projections)
-            return rotate(q), rotate(k), v
-        qkv = F.linear(x, torch.cat([proj.weight for proj in projections]))   # (batch, seq, 3 d_model)
-        qkv = qkv.unflatten(-1, (3, self.num_heads, self.d_head)).movedim(-3, 0).transpose(-2, -3)
-        qk, v = qkv.split((2, 1))
-        q, k = rotate(qk)
-        return q, k, v[0]
 
-    def forward(
-        self,
-        x,                      # (batch, seq, d_model)
-        token_positions=None,   # (seq,) or (batch, seq) integers; None: counted from 0, or from the cache's end
-        cache=None,             # a KVCache: x continues what it holds
-    ):                          # (batch, seq, d_model)
-        "Each position gathers from itself and from earlier ones."
-        if cache is not None and token_positions is None: token_positions = cache.positions(x.shape[-2])
-        q, k, v = self.project(x, token_positions)
-        if cache is None:
-            out = scaled_dot_product_attention(q, k, v, causal=True, fused=self.fused)
-        else:
-            k, v = cache.append(k, v)
-            out = scaled_dot_product_attention(q.to(k.dtype), k, v, cache.mask(x.shape[-2]), fused=self.fused)
-        return self.output_proj(out.transpose(-2, -3).flatten(-2))
+@patch
+def project(
+    self: MultiHeadSelfAttention,
+    x,                      # (batch, seq, d_model)
+    token_positions=None,   # (seq,) or (batch, seq) integers; None: 0 .. seq - 1
+):                          # q, k, v, each (batch, num_heads, seq, d_head), q and k rotated
+    "Queries, keys and values: three products, or for more than one token one product with the three weights stacked."
+    if token_positions is not None and token_positions.ndim > 1:
+        token_positions = token_positions.unsqueeze(-2)                   # the same for every head
+    rotate = (lambda x: x) if self.rope is None else (lambda x: self.rope(x, token_positions))
+    projections = self.q_proj, self.k_proj, self.v_proj
+    if not self.fused or x.shape[-2] == 1:
+        q, k, v = (self.split_heads(proj(x)) for proj in projections)
+        return rotate(q), rotate(k), v
+    qkv = F.linear(x, torch.cat([proj.weight for proj in projections]))   # (batch, seq, 3 d_model)
+    qkv = qkv.unflatten(-1, (3, self.num_heads, self.d_head)).movedim(-3, 0).transpose(-2, -3)
+    qk, v = qkv.split((2, 1))
+    q, k = rotate(qk)
+    return q, k, v[0]
+
+# %% ../nbs/06_attention.ipynb #88032f43
+@patch
+def forward(
+    self: MultiHeadSelfAttention,
+    x,                      # (batch, seq, d_model)
+    token_positions=None,   # (seq,) or (batch, seq) integers; None: counted from 0, or from the cache's end
+    cache=None,             # a KVCache: x continues what it holds
+):                          # (batch, seq, d_model)
+    "Each position gathers from itself and from earlier ones."
+    if cache is not None and token_positions is None: token_positions = cache.positions(x.shape[-2])
+    q, k, v = self.project(x, token_positions)
+    if cache is None:
+        out = scaled_dot_product_attention(q, k, v, causal=True, fused=self.fused)
+    else:
+        k, v = cache.append(k, v)
+        out = scaled_dot_product_attention(q.to(k.dtype), k, v, cache.mask(x.shape[-2]), fused=self.fused)
+    return self.output_proj(out.transpose(-2, -3).flatten(-2))

@@ -23,7 +23,7 @@ def grade(
         yours = [step for step in steps if step.filename == attempt.__code__.co_filename]
         if isinstance(error, AssertionError):
             line = linecache.getline(steps[-1].filename, steps[-1].lineno).strip()
-            print(f"✗ {name}: {error or 'this does not hold: ' + line}")
+            print(f"✗ {name}: {str(error) or 'this does not hold: ' + line}")
         else:
             where = f", line {yours[-1].lineno} of your cell" if yours else ", in the check"
             print(f"✗ {name}: {type(error).__name__}: {error}{where}")

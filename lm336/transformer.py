@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -39,44 +40,34 @@ class TransformerConfig:
 
     def __post_init__(self):
         if self.d_ff is None and type(self.d_model) is int: self.d_ff = max(64, round(self.d_model * 8 / 3 / 64) * 64)
-        for name in ("vocab_size", "context_length", "d_model", "num_layers", "num_heads", "d_ff"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"config: {name} is {value!r}, and must be a whole number of 1 or more")
-        for name in ("rope_theta", "norm_eps"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < math.inf:
-                raise InputError(f"config: {name} is {value!r}, and must be a number above 0")
-        if type(self.tie_embeddings) is not bool:
-            raise InputError(f"config: tie_embeddings is {self.tie_embeddings!r}, and must be true or false")
-        if self.d_model % self.num_heads:
-            raise InputError(f"config: d_model {self.d_model} cannot be shared by {self.num_heads} heads: "
-                             "it must be a multiple of num_heads")
-        if self.d_head % 2:
-            raise InputError(f"config: d_model {self.d_model} / num_heads {self.num_heads} gives heads of width "
-                             f"{self.d_head}, which must be even: rotary positions turn pairs")
+        self._check()
 
-    @property
-    def d_head(self):
-        "Width of one attention head."
-        return self.d_model // self.num_heads
+# %% ../nbs/08_transformer.ipynb #6d82ef43
+@patch(as_prop=True)
+def d_head(self: TransformerConfig):
+    "Width of one attention head."
+    return self.d_model // self.num_heads
 
-    @classmethod
-    def from_json(
-        cls,
-        path,       # a config.json as save_pretrained writes it
-    ):              # TransformerConfig
-        "Read a configuration. `InputError` for what is not JSON, an unknown field or a missing one."
-        try: values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} is not JSON ({error})") from None
-        known = {field.name for field in fields(cls)}
-        if not isinstance(values, dict): raise InputError(f"{path} holds no configuration: it must be a JSON object")
-        unknown = sorted(values.keys() - known)
-        if unknown: raise InputError(f"{path}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
-        try: return cls(**values)
-        except TypeError as error: raise InputError(f"{path}: {str(error).split('() ')[-1]}") from None
-        except InputError as error: raise InputError(f"{path}: {error}") from None
+
+@patch
+def _check(self: TransformerConfig):
+    "`InputError` for the first field whose value makes no model."
+    for name in ("vocab_size", "context_length", "d_model", "num_layers", "num_heads", "d_ff"):
+        value = getattr(self, name)
+        if type(value) is not int or value < 1:
+            raise InputError(f"config: {name} is {value!r}, and must be a whole number of 1 or more")
+    for name in ("rope_theta", "norm_eps"):
+        value = getattr(self, name)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise InputError(f"config: {name} is {value!r}, and must be a number above 0")
+    if type(self.tie_embeddings) is not bool:
+        raise InputError(f"config: tie_embeddings is {self.tie_embeddings!r}, and must be true or false")
+    if self.d_model % self.num_heads:
+        raise InputError(f"config: d_model {self.d_model} cannot be shared by {self.num_heads} heads: "
+                         "it must be a multiple of num_heads")
+    if self.d_head % 2:
+        raise InputError(f"config: d_model {self.d_model} / num_heads {self.num_heads} gives heads of width "
+                         f"{self.d_head}, which must be even: rotary positions turn pairs")
 
 # %% ../nbs/08_transformer.ipynb #7fdb736a
 def parameter_shapes(
@@ -122,83 +113,55 @@ class Transformer(nn.Module):
         self.lm_head  = Linear(c.d_model, c.vocab_size, **kind)
         if c.tie_embeddings: self.lm_head.weight = self.token_embeddings.weight
 
-    @property
-    def device(self):
-        "Where the weights are."
-        return self.token_embeddings.weight.device
+# %% ../nbs/08_transformer.ipynb #e3564d0d
+@patch(as_prop=True)
+def device(self: Transformer):
+    "Where the weights are."
+    return self.token_embeddings.weight.device
 
-    def hidden_states(
-        self,
-        token_ids,      # (batch, seq) integers
-        cache=None,     # list of KVCache, one for each layer: token_ids continue what they hold
-    ):                  # (batch, seq, d_model), after ln_final
-        "Everything but the head, so that a loss can apply the head in chunks. `InputError` beyond the context."
-        past, seq = cache[0].length if cache else 0, token_ids.shape[-1]
-        if past + seq > self.config.context_length:
-            raise InputError(f"{past + seq} tokens do not fit the context of {self.config.context_length}")
-        positions = cache[0].positions(seq) if cache else None
-        x = self.token_embeddings(token_ids)
-        for i, layer in enumerate(self.layers): x = layer(x, positions, cache[i] if cache else None)
-        return self.ln_final(x)
 
-    def forward(
-        self,
-        token_ids,      # (batch, seq) integers
-        cache=None,     # list of KVCache, one for each layer: token_ids continue what they hold
-    ):                  # (batch, seq, vocab_size): logits for the token after each position
-        "Scores for the next token at every position."
-        return self.lm_head(self.hidden_states(token_ids, cache))
+@patch
+def hidden_states(
+    self: Transformer,
+    token_ids,      # (batch, seq) integers
+    cache=None,     # list of KVCache, one for each layer: token_ids continue what they hold
+):                  # (batch, seq, d_model), after ln_final
+    "Everything but the head, so that a loss can apply the head in chunks. `InputError` beyond the context."
+    past, seq = cache[0].length if cache else 0, token_ids.shape[-1]
+    if past + seq > self.config.context_length:
+        raise InputError(f"{past + seq} tokens do not fit the context of {self.config.context_length}")
+    positions = cache[0].positions(seq) if cache else None
+    x = self.token_embeddings(token_ids)
+    for i, layer in enumerate(self.layers): x = layer(x, positions, cache[i] if cache else None)
+    return self.ln_final(x)
 
-    def new_cache(
-        self,
-        batch_size,         # number of rows
-        max_seq_len=None,   # columns to allocate; None: context_length
-        start=None,         # (batch_size,) integers: padding columns on the left of each row; None: no padding
-        dtype=None,         # number format; None: autocast's where it is on, otherwise the weights'
-    ):                      # list of KVCache, one for each layer
-        "Empty caches that fit this model."
-        device, c = self.device, self.config
-        if dtype is None:
-            dtype = self.token_embeddings.weight.dtype
-            if torch.is_autocast_enabled(device.type): dtype = torch.get_autocast_dtype(device.type)
-        if start is not None: start = torch.as_tensor(start, device=device)
-        return [KVCache(batch_size, c.num_heads, max_seq_len or c.context_length, c.d_head, device, dtype, start)
-                for _ in self.layers]
 
-    def save_pretrained(
-        self,
-        folder,             # made if missing
-    ):
-        "Write config.json and model.safetensors, each whole or not at all. A tied head is not written twice."
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        if self.config.tie_embeddings: del weights["lm_head.weight"]
-        with atomic_path(folder / "model.safetensors") as path: save_file(weights, path)
-        with atomic_path(folder / "config.json") as path:
-            path.write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
+@patch
+def forward(
+    self: Transformer,
+    token_ids,      # (batch, seq) integers
+    cache=None,     # list of KVCache, one for each layer: token_ids continue what they hold
+):                  # (batch, seq, vocab_size): logits for the token after each position
+    "Scores for the next token at every position."
+    return self.lm_head(self.hidden_states(token_ids, cache))
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder,             # written by save_pretrained
-        device="cpu",       # where the weights go
-        fused=True,         # as for Transformer
-    ):                      # Transformer, in the number format of the file
-        """Read a model back. `FileNotFoundError` for a folder that does not exist; `InputError` for one that holds no
-        model, a truncated weights file, or weights that disagree with config.json."""
-        folder = Path(folder)
-        if not folder.exists(): raise FileNotFoundError(f"{folder} does not exist: a folder written by save_pretrained is needed")
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} is not a model's folder: it has no config.json")
-        config, path = TransformerConfig.from_json(folder / "config.json"), folder / "model.safetensors"
-        if not path.is_file(): raise InputError(f"{folder} holds no trained model: it has no model.safetensors")
-        weights = load_weights(path)
-        check_weights(weights, config, path)
-        model = cls(config, fused, "meta", weights["token_embeddings.weight"].dtype).to_empty(device=device)
-        if config.tie_embeddings: model.lm_head.weight = model.token_embeddings.weight
-        model.load_state_dict(weights, strict=not config.tie_embeddings)
-        return model
+# %% ../nbs/08_transformer.ipynb #fdfe0321
+@patch
+def new_cache(
+    self: Transformer,
+    batch_size,         # number of rows
+    max_seq_len=None,   # columns to allocate; None: context_length
+    start=None,         # (batch_size,) integers: padding columns on the left of each row; None: no padding
+    dtype=None,         # number format; None: autocast's where it is on, otherwise the weights'
+):                      # list of KVCache, one for each layer
+    "Empty caches that fit this model."
+    device, c = self.device, self.config
+    if dtype is None:
+        dtype = self.token_embeddings.weight.dtype
+        if torch.is_autocast_enabled(device.type): dtype = torch.get_autocast_dtype(device.type)
+    if start is not None: start = torch.as_tensor(start, device=device)
+    return [KVCache(batch_size, c.num_heads, max_seq_len or c.context_length, c.d_head, device, dtype, start)
+            for _ in self.layers]
 
 # %% ../nbs/08_transformer.ipynb #35480760
 def load_weights(
@@ -223,6 +186,62 @@ def check_weights(
         if found != shape: raise InputError(f"{path}: {name} has the shape {found}, but config.json calls for {shape}")
     extra = sorted(weights.keys() - expected.keys())
     if extra: raise InputError(f"{path} has a tensor {extra[0]!r} that its config.json does not call for")
+
+# %% ../nbs/08_transformer.ipynb #e39fd59e
+@patch(cls_method=True)
+def from_json(
+    cls: TransformerConfig,
+    path,       # a config.json as save_pretrained writes it
+):              # TransformerConfig
+    "Read a configuration. `InputError` for what is not JSON, an unknown field or a missing one."
+    try: values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON ({error})") from None
+    known = {field.name for field in fields(cls)}
+    if not isinstance(values, dict): raise InputError(f"{path} holds no configuration: it must be a JSON object")
+    unknown = sorted(values.keys() - known)
+    if unknown: raise InputError(f"{path}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
+    try: return cls(**values)
+    except TypeError as error: raise InputError(f"{path}: {str(error).split('() ')[-1]}") from None
+    except InputError as error: raise InputError(f"{path}: {error}") from None
+
+# %% ../nbs/08_transformer.ipynb #940c087b
+@patch
+def save_pretrained(
+    self: Transformer,
+    folder,             # made if missing
+):
+    "Write config.json and model.safetensors, each whole or not at all. A tied head is not written twice."
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+    if self.config.tie_embeddings: del weights["lm_head.weight"]
+    with atomic_path(folder / "model.safetensors") as path: save_file(weights, path)
+    with atomic_path(folder / "config.json") as path:
+        path.write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
+
+# %% ../nbs/08_transformer.ipynb #0e08d7f2
+@patch(cls_method=True)
+def from_pretrained(
+    cls: Transformer,
+    folder,             # written by save_pretrained
+    device="cpu",       # where the weights go
+    fused=True,         # as for Transformer
+):                      # Transformer, in the number format of the file
+    """Read a model back. `FileNotFoundError` for a folder that does not exist; `InputError` for one that holds no
+    model, a truncated weights file, or weights that disagree with config.json."""
+    folder = Path(folder)
+    if not folder.exists(): raise FileNotFoundError(f"{folder} does not exist: a folder written by save_pretrained is needed")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a model's folder: it has no config.json")
+    config, path = TransformerConfig.from_json(folder / "config.json"), folder / "model.safetensors"
+    if not path.is_file(): raise InputError(f"{folder} holds no trained model: it has no model.safetensors")
+    weights = load_weights(path)
+    check_weights(weights, config, path)
+    model = cls(config, fused, "meta", weights["token_embeddings.weight"].dtype).to_empty(device=device)
+    if config.tie_embeddings: model.lm_head.weight = model.token_embeddings.weight
+    model.load_state_dict(weights, strict=not config.tie_embeddings)
+    return model
 
 # %% ../nbs/08_transformer.ipynb #6e747cde
 def flops_by_part(

@@ -176,6 +176,8 @@ def test_grade_says_what_is_wrong(capsys):
     def crash(x): return undefined
     def right(x): return x * x
     for attempt in (stub, double_, crash, right): grade(check, attempt)
+    grade(define("def bare(f): assert f(2) == 4", {}, "bare"), double_)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "· stub: still a stub" and lines[1].startswith("✗ double_: did you square it?") and lines[3] == "✓ right: solved"
     assert lines[2].startswith("✗ crash: NameError: name 'undefined' is not defined, line ")
+    assert lines[4] == "✗ double_: this does not hold: def bare(f): assert f(2) == 4"
