@@ -72,9 +72,14 @@ def train_naive(text, vocab_size, out):
     json.dump(list(merges.values()), open(out, "w"))
 
 
-def encode_lm336(text, folder, out):
+def encode_lm336(text, folder, out, num_workers=None):
     from lm336.tokenizer import Tokenizer
-    Tokenizer.from_pretrained(folder).encode_file(text, out)
+    Tokenizer.from_pretrained(folder).encode_file(text, out, num_workers)
+
+
+def encode_lm336_alone(text, folder, out):
+    "In one process."
+    encode_lm336(text, folder, out, 1)
 
 
 def _tiktoken(folder):
@@ -264,8 +269,8 @@ def main():
             from lm336.tokenizer import Tokenizer
             folder = args.folder / name
             Tokenizer.train(path, 10_000).save_pretrained(folder)
-            jobs = {"lm336": "encode_lm336", "tiktoken": "encode_tiktoken", "tiktoken, threads": "encode_tiktoken_threads",
-                    "huggingface": "encode_huggingface"}
+            jobs = {"lm336": "encode_lm336", "lm336, one process": "encode_lm336_alone", "tiktoken": "encode_tiktoken",
+                    "tiktoken, threads": "encode_tiktoken_threads", "huggingface": "encode_huggingface"}
             todo = wanted({library: (job, path, folder, folder / f"{library}.npy") for library, job in jobs.items()})
             compare(f"encode, vocabulary 10,000, {name}", path, todo, args.runs, log)
             print("  all ids are identical" if same_ids(folder, todo) else "  THE IDS DIFFER")

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PRETOKEN_PATTERN', 'NOTHING', 'LETTER', 'NUMBER', 'OTHER', 'SPACE', 'WHITE', 'replace_pair', 'pretokenize',
            'special_regex', 'ranges', 'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'PretokenCounts',
-           'keep_memory', 'return_memory', 'count_pretokens', 'MergeLearner', 'laid_out', 'learn_merges', 'train_bpe']
+           'keep_memory', 'return_memory', 'Helper', 'count_pretokens', 'MergeLearner', 'laid_out', 'learn_merges',
+           'train_bpe']
 
 # %% ../nbs/01_bpe.ipynb #d34d2d7f
 import ctypes, heapq, os, pickle, re, sys
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from subprocess import PIPE, Popen
 from threading import Lock
 
@@ -370,6 +371,15 @@ class PretokenCounts:
         "Count the pre-tokens of a block."
         self._add(self.index(data, starts))
 
+    def add_blocks(
+        self,
+        blocks,          # iterable of bytes
+        special_tokens,  # strings that are not cut
+    ):
+        "Find and count the pre-tokens of some blocks."
+        specials = special_regex(special_tokens, bytes)
+        for block in blocks: self.add(block, find_pretokens(block, specials))
+
     def counter(self):  # Counter of bytes
         "The counts as a dictionary, which takes several times the memory."
         words = zip(self.index.words(), self.counts.tolist())
@@ -432,26 +442,71 @@ def return_memory():
     if trim: trim(0)
 
 # %% ../nbs/01_bpe.ipynb #43db69a3
-def _help(special_tokens):
-    "What a helper does: count the blocks that come in, and at the end hand the counts over."
-    specials, counts = special_regex(special_tokens, bytes), PretokenCounts()
+class Helper:
+    """Another process, in which a generator of this package works on what it is sent.
+
+    RuntimeError if it has died.
+    """
+    def __init__(
+        self,
+        work,        # generator function of this package; its first argument: what is sent, one by one
+        *arguments,  # its others
+    ):
+        code = f"import sys; sys.path = {sys.path!a}; from lm336.bpe import _serve; _serve()"
+        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, pipesize=1 << 20)
+        self.send((work, arguments))
+
+    def __enter__(self): return self
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.communicate()
+
+# %% ../nbs/01_bpe.ipynb #43db69a5
+@patch
+def send(
+    self: Helper,
+    thing,  # anything that can be pickled; None ends the work
+):
+    "Send something to work on. Waits if the helper is far behind."
+    try:
+        pickle.dump(thing, self.process.stdin)
+        self.process.stdin.flush()
+    except BrokenPipeError: _died()
+
+
+@patch
+def receive(self: Helper):  # what the generator yielded
+    "The next thing that the helper's generator yields."
+    try: return pickle.load(self.process.stdout)
+    except (EOFError, pickle.UnpicklingError): _died()
+
+
+def _died(): raise RuntimeError("a helper process has died; num_workers=1 does without") from None
+
+
+def _serve():
+    "What the other process does."
+    incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
+    work, arguments = pickle.load(incoming)
+    for result in work(iter(lambda: pickle.load(incoming), None), *arguments):
+        pickle.dump(result, outgoing)
+        outgoing.flush()
+
+# %% ../nbs/01_bpe.ipynb #43db69a7
+def _counted(blocks, special_tokens):
+    "A helper's work: the counts of all blocks together."
+    counts = PretokenCounts()
     keep_memory()
-    while block := pickle.load(sys.stdin.buffer): counts.add(block, find_pretokens(block, specials))
-    pickle.dump(counts, sys.stdout.buffer)
+    counts.add_blocks(blocks, special_tokens)
+    yield counts
 
 
 def _helped(take, special_tokens):
-    "The counts of the blocks that `take` gives until it gives None, made by another process."
-    code = f"import sys; sys.path = {sys.path!a}; from lm336.bpe import _help; _help({special_tokens!a})"
-    with Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE) as helper:
-        try:
-            for block in iter(take, None): pickle.dump(block, helper.stdin)
-            pickle.dump(None, helper.stdin)
-            helper.stdin.flush()
-            return pickle.load(helper.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            raise RuntimeError("a process that counts has died; num_workers=1 does without") from None
-        finally: helper.kill()
+    "The counts of the blocks that `take` gives until it gives None, made by a helper."
+    with Helper(_counted, special_tokens) as helper:
+        for block in iter(take, None): helper.send(block)
+        helper.send(None)
+        return helper.receive()
 
 # %% ../nbs/01_bpe.ipynb #43db69a4
 _FEW = 32  # blocks, about 8 MB: they are counted before another process would have started
@@ -463,23 +518,19 @@ def count_pretokens(
     num_workers=None,  # processes; None takes two, or one on a single core
 ) -> PretokenCounts:
     "Count the distinct pre-tokens of a text. Memory grows with their number, not with the text."
-    specials, lock = special_regex(special_tokens, bytes), Lock()
-    blocks, total = text_blocks(read_text(path), special_tokens), PretokenCounts()
+    blocks, total, lock = text_blocks(read_text(path), special_tokens), PretokenCounts(), Lock()
     def take():
         with lock: return next(blocks, None)
-    def count(blocks):
-        for block in blocks: total.add(block, find_pretokens(block, specials))
     keep_memory()
-    count(islice(blocks, _FEW))
+    total.add_blocks(islice(blocks, _FEW), special_tokens)
     helpers = (num_workers or min(2, os.cpu_count() or 1)) - 1
     if helpers and (block := take()):
         from concurrent.futures import ThreadPoolExecutor  # here, for large texts alone: it loads slowly
         with ThreadPoolExecutor(helpers) as pool:
-            tasks = [pool.submit(_helped, take, list(special_tokens)) for _ in range(helpers)]
-            count([block])
-            count(iter(take, None))
+            tasks = [pool.submit(_helped, take, special_tokens) for _ in range(helpers)]
+            total.add_blocks(chain([block], iter(take, None)), special_tokens)
         for task in tasks: total.update(task.result())
-    count(blocks)
+    total.add_blocks(blocks, special_tokens)
     for token in special_tokens: total.discard(token.encode("utf-8"))
     return_memory()
     return total
@@ -683,7 +734,7 @@ def train_bpe(
     input_path,  # anything `read_text` reads
     vocab_size,  # how many ids, at most: 256 bytes, merges, special tokens
     special_tokens=(),  # hard boundaries that get ids of their own
-    num_workers=None,  # threads that count; None takes two, or one on a single core
+    num_workers=None,  # processes that count; None takes two, or one on a single core
 ):  # (dict of id -> bytes, list of (bytes, bytes))
     """Train byte-level byte-pair encoding (Sennrich et al. 2016, algorithm 1).
 

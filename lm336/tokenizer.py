@@ -6,7 +6,8 @@
 __all__ = ['stream_pretokens', 'Tokenizer', 'token_dtype']
 
 # %% ../nbs/02_tokenizer.ipynb #2affdf48
-import codecs, heapq, json
+import codecs, heapq, json, os
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ from threading import Lock
 import numpy as np
 from fastcore.basics import patch
 
-from .bpe import (KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
+from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
                        replace_pair, special_regex, text_blocks, train_bpe)
 from .corpus import END_OF_TEXT, InputError, atomic_path, read_text
 
@@ -238,7 +239,7 @@ def train(
     input_path,  # anything `read_text` reads
     vocab_size,  # how many ids, at most
     special_tokens=(END_OF_TEXT,),  # strings that get ids of their own
-    num_workers=None,  # threads that count; None takes two, or one on a single core
+    num_workers=None,  # processes that count; None takes two, or one on a single core
 ):  # Tokenizer
     "A tokenizer trained on a text: `train_bpe` and a `Tokenizer` around it."
     return cls(*train_bpe(input_path, vocab_size, special_tokens, num_workers), special_tokens)
@@ -497,6 +498,17 @@ def encode(
     return [self.flat.take(ranges(self.begin.take(n), self.length.take(n))) for n in numbers]
 
 # %% ../nbs/02_tokenizer.ipynb #7d990f1e
+_TOGETHER = 16  # blocks, about 4 MB, whose new words are merged together
+
+
+@patch
+def _encode_some(self: Tokenizer, blocks):
+    "The ids of some blocks, as a list of arrays."
+    with self._lock:
+        if self._arrays is None: self._arrays = _ArrayEncoder(self)
+        return self._arrays.encode(blocks)
+
+
 @patch
 def encode_blocks(
     self: Tokenizer,
@@ -505,11 +517,29 @@ def encode_blocks(
     "As `encode_iterable`, in arrays of about a quarter of a megabyte of text, and much faster."
     keep_memory()
     blocks = text_blocks(chunks, self.special_tokens)
-    while some := list(islice(blocks, 32)):
-        with self._lock:
-            if self._arrays is None: self._arrays = _ArrayEncoder(self)
-            arrays = self._arrays.encode(some)
-        yield from arrays
+    while some := list(islice(blocks, _TOGETHER)): yield from self._encode_some(some)
+
+# %% ../nbs/02_tokenizer.ipynb #d4a3a543
+def _encoded(groups, tokenizer):
+    "A helper's work: the ids of each group of blocks."
+    keep_memory()
+    for blocks in groups: yield tokenizer._encode_some(blocks)
+
+
+@patch
+def _encode_with(self: Tokenizer, helpers, blocks):
+    "The arrays of ids of all blocks, with this many more processes where there is work for them."
+    keep_memory()
+    groups = iter(lambda: list(islice(blocks, _TOGETHER)), [])
+    start = list(islice(groups, 2))
+    with ExitStack() as stack:
+        others = range(helpers if len(start) > 1 else 0)
+        others = [stack.enter_context(Helper(_encoded, self)) for _ in others]
+        for some in start: yield from self._encode_some(some)  # while the others start
+        while turn := list(islice(groups, 1 + len(others))):
+            for other, some in zip(others, turn[1:]): other.send(some)
+            yield from self._encode_some(turn[0])
+            for other, _ in zip(others, turn[1:]): yield from other.receive()
 
 # %% ../nbs/02_tokenizer.ipynb #14fdd762
 def _write_header(file, dtype, length):
@@ -523,12 +553,14 @@ def encode_file(
     self: Tokenizer,
     text_path,  # anything `read_text` reads
     ids_path,  # the .npy file to write
+    num_workers=None,  # processes; None takes two, or one on a single core
 ) -> int:
     "Encode a text to a file of ids, whole or not at all. Returns the number of tokens."
     from tqdm.auto import tqdm              # here: a twentieth of a second, only for those who see the bar
     dtype, total = token_dtype(self.vocab_size), 0
     text_path = Path(text_path)
     size = text_path.stat().st_size if text_path.suffix == ".txt" and text_path.is_file() else None
+    helpers = (num_workers or min(2, os.cpu_count() or 1)) - 1
     bar = tqdm(total=size, unit="B", unit_scale=True, delay=1)
     with atomic_path(ids_path) as path, open(path, "wb") as file, bar:
         def watched():
@@ -536,7 +568,7 @@ def encode_file(
                 yield chunk
                 bar.update(len(chunk) if chunk.isascii() else len(_utf8(chunk)))
         _write_header(file, dtype, 0)
-        for ids in self.encode_blocks(watched()):
+        for ids in self._encode_with(helpers, text_blocks(watched(), self.special_tokens)):
             file.write(ids)
             total += len(ids)
         file.seek(0)

@@ -130,9 +130,9 @@ def test_workers_change_nothing(tmp_path_factory, texts, special_tokens, num_wor
     path.write_bytes(text.encode())
     expected = Counter(piece.encode() for piece in plain_split(text, special_tokens) if piece not in special_tokens)
     with mock.patch.object(text_blocks, "__defaults__", ((), size)), mock.patch.object(bpe, "_FEW", 1), \
-            mock.patch.object(bpe, "_helped", wraps=bpe._helped) as helped:
+            mock.patch.object(bpe, "Helper", wraps=bpe.Helper) as helper:
         assert count_pretokens(path, special_tokens, num_workers).counter() == expected
-        assert helped.call_count == num_workers - 1
+        assert helper.call_count == num_workers - 1
 
 
 def test_an_error_late_in_the_text_stops_the_helpers(tmp_path):
