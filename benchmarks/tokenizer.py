@@ -29,9 +29,15 @@ def documents(path):
 
 # What is measured: each function is the whole job of one process. ------------------------------------------------
 
-def train_lm336(text, vocab_size, out):
+def train_lm336(text, vocab_size, out, num_workers=None):
     from lm336.bpe import train_bpe
-    json.dump([len(token) for token in train_bpe(text, vocab_size, [END_OF_TEXT])[0].values()], open(out, "w"))
+    vocab, _ = train_bpe(text, vocab_size, [END_OF_TEXT], num_workers)
+    json.dump([len(token) for token in vocab.values()], open(out, "w"))
+
+
+def train_lm336_alone(text, vocab_size, out):
+    "In one process."
+    train_lm336(text, vocab_size, out, 1)
 
 
 def train_rustbpe(text, vocab_size, out):
@@ -260,7 +266,8 @@ def main():
         compare("train, vocabulary 500, source", path, wanted({name: (job, path, 500, out) for name, job in jobs.items()}), args.runs, log)
     for name in args.corpora:
         path = corpus(name, args.folder, args.bytes)
-        jobs = {"lm336": "train_lm336", "rustbpe": "train_rustbpe", "huggingface": "train_huggingface"}
+        jobs = {"lm336": "train_lm336", "lm336, one process": "train_lm336_alone", "rustbpe": "train_rustbpe",
+                "huggingface": "train_huggingface"}
         for task, size in (("train", 10_000), ("train32k", 32_000)):
             if task not in args.tasks: continue
             todo = wanted({library: (job, path, size, out) for library, job in jobs.items()})

@@ -371,19 +371,23 @@ class PretokenCounts:
         "Count the pre-tokens of a block."
         self._add(self.index(data, starts))
 
-    def add_blocks(
-        self,
-        blocks,          # iterable of bytes
-        special_tokens,  # strings that are not cut
-    ):
-        "Find and count the pre-tokens of some blocks."
-        specials = special_regex(special_tokens, bytes)
-        for block in blocks: self.add(block, find_pretokens(block, specials))
+# %% ../nbs/01_bpe.ipynb #add9cecf
+@patch
+def add_blocks(
+    self: PretokenCounts,
+    blocks,          # iterable of bytes
+    special_tokens,  # strings that are not cut
+):
+    "Find and count the pre-tokens of some blocks."
+    specials = special_regex(special_tokens, bytes)
+    for block in blocks: self.add(block, find_pretokens(block, specials))
 
-    def counter(self):  # Counter of bytes
-        "The counts as a dictionary, which takes several times the memory."
-        words = zip(self.index.words(), self.counts.tolist())
-        return Counter({word: count for word, count in words if count})
+
+@patch
+def counter(self: PretokenCounts):  # Counter of bytes
+    "The counts as a dictionary, which takes several times the memory."
+    words = zip(self.index.words(), self.counts.tolist())
+    return Counter({word: count for word, count in words if count})
 
 # %% ../nbs/01_bpe.ipynb #c58da2c0
 @patch
@@ -483,7 +487,7 @@ def receive(self: Helper):  # what the generator yielded
 
 def _died(): raise RuntimeError("a helper process has died; num_workers=1 does without") from None
 
-
+# %% ../nbs/01_bpe.ipynb #43db69aa
 def _serve():
     "What the other process does."
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
@@ -619,7 +623,7 @@ def _pairs_between(self: MergeLearner, start, stop, size):
     keys += symbols.take(together + 1).astype(keys.dtype)
     return _groups(keys, places.take(together).astype(self.place_type))
 
-
+# %% ../nbs/01_bpe.ipynb #6349ecae
 @patch
 def _frequent_pairs(self: MergeLearner, size):
     "The pairs that occur often enough: (sorted keys, their counts, at how many places each is)."

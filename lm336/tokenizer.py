@@ -28,7 +28,7 @@ def _merge_short(ids, ranks):
         ids = replace_pair(ids, first, ranks[first][1])
     return ids
 
-
+# %% ../nbs/02_tokenizer.ipynb #50a8e82c
 def _merge_long(ids, ranks):
     "The same with a heap of the pairs and a chain of the ids: n log n."
     ids, end = list(ids), len(ids)
@@ -93,6 +93,29 @@ def stream_pretokens(
         start = match.end()
     yield from pretokenize(text[start:])
 
+# %% ../nbs/02_tokenizer.ipynb #3b900d94
+def _ids_of(vocab):
+    "The vocabulary turned around; InputError if an id or a byte is missing."
+    if set(vocab) != set(range(len(vocab))):
+        raise InputError(f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once")
+    ids = {token: i for i, token in sorted(vocab.items(), reverse=True)}  # of two, the lower
+    missing = [b for b in range(256) if bytes([b]) not in ids]
+    if missing:
+        raise InputError(f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
+                         f"among them {missing[0]}")
+    return ids
+
+
+def _ranks_of_ids(merges, ids):
+    "(left id, right id) -> (rank, id of both together); InputError if the vocabulary lacks one of them."
+    ranks = {}
+    for rank, (a, b) in enumerate(merges):
+        if not {a, b, a + b} <= ids.keys():
+            raise InputError(f"merge {rank} joins {a!r} and {b!r}; the vocabulary must have both "
+                             f"and {a + b!r}")
+        ranks.setdefault((ids[a], ids[b]), (rank, ids[a + b]))
+    return ranks
+
 # %% ../nbs/02_tokenizer.ipynb #3b900d95
 class Tokenizer:
     """Byte-level byte-pair encoding: text to token ids and back.
@@ -109,26 +132,14 @@ class Tokenizer:
         self.vocab, self.merges = dict(vocab), [tuple(pair) for pair in merges]
         special_regex(special_tokens or [])
         self.special_tokens = list(dict.fromkeys(special_tokens or []))
-        if set(self.vocab) != set(range(len(self.vocab))):
-            raise InputError(f"the vocabulary's {len(self.vocab)} ids are not 0 to "
-                             f"{len(self.vocab) - 1}, each once")
-        ids = {token: i for i, token in sorted(self.vocab.items(), reverse=True)}  # of two, the lower
-        missing = [b for b in range(256) if bytes([b]) not in ids]
-        if missing:
-            raise InputError(f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
-                             f"among them {missing[0]}")
+        ids = _ids_of(self.vocab)
         for token in self.special_tokens:
             if token.encode("utf-8") not in ids:
                 ids[token.encode("utf-8")] = len(self.vocab)
                 self.vocab[len(self.vocab)] = token.encode("utf-8")
         self._byte_ids = [ids[bytes([b])] for b in range(256)]
         self._special_ids = {token: ids[token.encode("utf-8")] for token in self.special_tokens}
-        self._ranks = {}
-        for rank, (a, b) in enumerate(self.merges):
-            if not {a, b, a + b} <= ids.keys():
-                raise InputError(f"merge {rank} joins {a!r} and {b!r}; the vocabulary must have both "
-                                 f"and {a + b!r}")
-            self._ranks.setdefault((ids[a], ids[b]), (rank, ids[a + b]))
+        self._ranks = _ranks_of_ids(self.merges, ids)
         self._cache, self._arrays, self._lock = {}, None, Lock()
 
     def __reduce__(self): return Tokenizer, (self.vocab, self.merges, self.special_tokens)
@@ -220,7 +231,7 @@ def decode(
     "The text of these ids; bytes that are not UTF-8 become U+FFFD. InputError for an unknown id."
     return b"".join(map(self._bytes_of, ids)).decode("utf-8", errors="replace")
 
-
+# %% ../nbs/02_tokenizer.ipynb #19c82265
 @patch
 def decode_iterable(
     self: Tokenizer,
@@ -318,7 +329,7 @@ def from_pretrained(
         raise InputError(f"{path} is {kinds}; expected byte-level BPE with no normalizer")
     return cls(_vocab_bytes(vocab, special, path), _merge_bytes(merges, path), list(special))
 
-
+# %% ../nbs/02_tokenizer.ipynb #886b5f8c
 def _vocab_bytes(vocab, special, where):
     "Printable vocabulary -> id to bytes; special tokens are written as they are."
     ordinary = {token: i for token, i in vocab.items() if token not in special}
@@ -361,7 +372,7 @@ def token_dtype(
     "The smallest type that holds the ids: uint16 up to a vocabulary of 65,536, then uint32."
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
-
+# %% ../nbs/02_tokenizer.ipynb #2a4ca6c1
 class _ArrayEncoder:
     "Encodes blocks of text with whole arrays, and remembers the ids of every pre-token it has met."
     def __init__(self, tokenizer):
@@ -385,7 +396,7 @@ class _ArrayEncoder:
         self.begin, self.length = np.zeros((2, 0), np.int64)  # by word: its ids' place in `flat`
         self.words = self.ids = 0  # how much of these arrays is in use
 
-
+# %% ../nbs/02_tokenizer.ipynb #2a4ca6c2
 def _pair_keys(left, right):
     "The keys of pairs of ids for a KeyIndex."
     first = left.astype(np.uint64) << np.uint64(32) | right.astype(np.uint64)
@@ -397,7 +408,7 @@ def _ranks_of(self: _ArrayEncoder, left, right):
     "The ranks of pairs of ids; `len(self.merged)` for pairs that have none."
     return self.rank[self.pairs.find(*_pair_keys(left, right))]
 
-
+# %% ../nbs/02_tokenizer.ipynb #615727d0
 @patch
 def _merge_rows(
     self: _ArrayEncoder,
@@ -480,7 +491,7 @@ def _put(array, used, values):
     array[used:used + len(values)] = values
     return array
 
-
+# %% ../nbs/02_tokenizer.ipynb #f6b262c2
 @patch
 def encode(
     self: _ArrayEncoder,
@@ -547,7 +558,7 @@ def _write_header(file, dtype, length):
     header = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=(length,))
     np.lib.format.write_array_header_1_0(file, header)
 
-
+# %% ../nbs/02_tokenizer.ipynb #14fdd763
 @patch
 def encode_file(
     self: Tokenizer,
