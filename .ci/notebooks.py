@@ -94,7 +94,8 @@ def times_on_the_map(check):
         chapter = (path.parent/entry[2]).read_text(encoding="utf-8")
         box = re.search(r"\*\*Time here\*\*:? ([^.;\\]+)", chapter)
         if not box: sys.exit(f"nbs/{entry[2]} has no **Time here** in its opening box, and the first page's map needs it")
-        return f"{entry[1]}*{box[1].strip()}*"
+        words = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", box[1]).removesuffix(", measured at the end of the page").strip()     # its links lead within the chapter
+        return f"{entry[1]}*{words}*"
     for cell in nb.cells:
         fresh = re.sub(r"(?m)^(- \[[^\]]+\]\((\w+\.ipynb)\).* · )\*.*\*$", time, cell.source)
         if check and fresh != cell.source: sys.exit("the map in nbs/index.ipynb has other times than the chapters' boxes: run `make readme` and commit both")

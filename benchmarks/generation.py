@@ -22,6 +22,8 @@ from lm336.tokenizer import Tokenizer
 from lm336.training import matmul_speed
 from lm336.transformer import TransformerConfig, parameter_count
 
+from learning import take_turns
+
 SIZES = {
     "small": dict(vocab_size=4096, context_length=512, d_model=256, num_layers=4, num_heads=8),
     "reference": dict(vocab_size=32_000, context_length=512, d_model=512, num_layers=4, num_heads=16, d_ff=1344),
@@ -53,16 +55,6 @@ def contenders(model, hf, prompts, new_tokens, sampling):
             return out[:, ids.shape[1]:].tolist()
         found["Hugging Face"] = (theirs, lambda: theirs(1))
     return found
-
-
-def measure(functions, repeats):
-    "name -> seconds of each turn; the contenders take turns, after one round that does not count."
-    seconds = {name: [] for name in functions}
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter(); function()
-            if turn: seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def shortest_step(config, batch):
@@ -102,8 +94,8 @@ def main():
                 both = contenders(model, hf, prompts, args.new_tokens, sampling)
                 ids = {who: whole() for who, (whole, _) in both.items()} if name == "greedy" and hf is not None else None
                 same = "equal" if ids and ids["lm336"] == ids["Hugging Face"] else "" if ids is None else "DIFFERENT"
-                whole = measure({who: f for who, (f, _) in both.items()}, args.repeats)
-                first = measure({who: f for who, (_, f) in both.items()}, args.repeats)
+                whole = take_turns({who: f for who, (f, _) in both.items()}, args.repeats)
+                first = take_turns({who: f for who, (_, f) in both.items()}, args.repeats)
                 medians = {who: statistics.median(seconds) for who, seconds in whole.items()}
                 for who in both:
                     ratio = medians.get("Hugging Face", float("nan")) / medians[who]

@@ -6,13 +6,10 @@
     python benchmarks/tokenizer.py --tasks large          a gigabyte, for its memory
 
 Each measurement is a process of its own: the time is its whole wall time, from starting Python to the finished file, the
-memory its peak. The libraries take turns, so that whatever else the machine does hits all alike; the table has medians.
+memory its peak and that of a helper process. The libraries take turns, so that whatever else the machine does hits all alike; the table has medians.
 Every run is a line of benchmarks/tokenizer.jsonl. Needs `pip install rustbpe tokenizers tiktoken`.
 """
-import argparse, hashlib, json, os, statistics, subprocess, sys, sysconfig, tempfile, time, unicodedata
-from collections import Counter
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+import json, os, sys, time  # what only the measuring needs is imported below, so that no job has to wait for it
 from pathlib import Path
 
 END_OF_TEXT = "<|endoftext|>"
@@ -32,9 +29,15 @@ def documents(path):
 
 # What is measured: each function is the whole job of one process. ------------------------------------------------
 
-def train_lm336(text, vocab_size, out):
+def train_lm336(text, vocab_size, out, num_workers=None):
     from lm336.bpe import train_bpe
-    json.dump([len(token) for token in train_bpe(text, vocab_size, [END_OF_TEXT])[0].values()], open(out, "w"))
+    vocab, _ = train_bpe(text, vocab_size, [END_OF_TEXT], num_workers)
+    json.dump([len(token) for token in vocab.values()], open(out, "w"))
+
+
+def train_lm336_alone(text, vocab_size, out):
+    "In one process."
+    train_lm336(text, vocab_size, out, 1)
 
 
 def train_rustbpe(text, vocab_size, out):
@@ -57,6 +60,7 @@ def train_huggingface(text, vocab_size, out):
 def train_naive(text, vocab_size, out):
     "As in minbpe: every pre-token a list of ids; after each merge all pairs of all of them are counted again."
     import regex
+    from collections import Counter
     chunks = [list(piece.encode()) for document in documents(text) for piece in regex.findall(PATTERN, document)]
     merges = {}
     for new in range(256, vocab_size - 1):
@@ -74,9 +78,14 @@ def train_naive(text, vocab_size, out):
     json.dump(list(merges.values()), open(out, "w"))
 
 
-def encode_lm336(text, folder, out):
+def encode_lm336(text, folder, out, num_workers=None):
     from lm336.tokenizer import Tokenizer
-    Tokenizer.from_pretrained(folder).encode_file(text, out)
+    Tokenizer.from_pretrained(folder).encode_file(text, out, num_workers)
+
+
+def encode_lm336_alone(text, folder, out):
+    "In one process."
+    encode_lm336(text, folder, out, 1)
 
 
 def _tiktoken(folder):
@@ -140,6 +149,7 @@ def make_stories(path, num_bytes):
 
 def make_source(path, num_bytes):
     "Program text of this Python's own packages and what is below /usr: every file once, in a fixed order."
+    import hashlib, sysconfig, unicodedata
     size, seen = 0, set()
     with open(path, "w", encoding="utf-8", newline="") as out:
         for root in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "/usr/lib", "/usr/include", "/usr/share"):
@@ -172,6 +182,7 @@ def corpus(name, folder, num_bytes):
 
 def machine():
     "The machine and the versions, as the log names them."
+    from importlib.metadata import PackageNotFoundError, version
     from lm336.evaluation import environment
     versions = {}
     for name in ("numpy", "tokenizers", "tiktoken", "rustbpe", "regex"):
@@ -182,6 +193,7 @@ def machine():
 
 def measure(function, *arguments):
     "Wall seconds, CPU seconds and peak megabytes of one process that does this job."
+    import subprocess
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, __file__, "--job", function, *map(str, arguments)])
     _, status, usage = os.wait4(process.pid, 0)
@@ -194,15 +206,17 @@ def measure(function, *arguments):
 
 
 def peak_kilobytes():
-    "This process's own peak. (getrusage would count the parent's memory, from before the program was loaded.)"
-    status = Path("/proc/self/status")
-    if status.exists(): return int(status.read_text().split("VmHWM:")[1].split()[0])
+    "This process's own peak, and its helper's. (getrusage would count the parent's memory, from before the program was loaded.)"
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+    unit, status = 1024 if sys.platform == "darwin" else 1, Path("/proc/self/status")
+    helper = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit
+    if status.exists(): return int(status.read_text().split("VmHWM:")[1].split()[0]) + helper
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit + helper
 
 
 def compare(title, path, jobs, runs, log):
     "Run all jobs `runs` times in turn, and print the medians."
+    import statistics
     results = {name: [] for name in jobs}
     for run in range(runs):
         for name, (function, *arguments) in jobs.items():
@@ -228,6 +242,10 @@ def same_ids(folder, names):
 
 
 def main():
+    import argparse, compileall, tempfile
+    from datetime import datetime, timezone
+    import lm336
+    compileall.compile_dir(Path(lm336.__file__).parent, quiet=1)  # as pip does with what it installs
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["small", "train", "train32k", "encode", "large"],
                         choices=["small", "train", "train32k", "encode", "large"])
@@ -248,7 +266,8 @@ def main():
         compare("train, vocabulary 500, source", path, wanted({name: (job, path, 500, out) for name, job in jobs.items()}), args.runs, log)
     for name in args.corpora:
         path = corpus(name, args.folder, args.bytes)
-        jobs = {"lm336": "train_lm336", "rustbpe": "train_rustbpe", "huggingface": "train_huggingface"}
+        jobs = {"lm336": "train_lm336", "lm336, one process": "train_lm336_alone", "rustbpe": "train_rustbpe",
+                "huggingface": "train_huggingface"}
         for task, size in (("train", 10_000), ("train32k", 32_000)):
             if task not in args.tasks: continue
             todo = wanted({library: (job, path, size, out) for library, job in jobs.items()})
@@ -257,8 +276,8 @@ def main():
             from lm336.tokenizer import Tokenizer
             folder = args.folder / name
             Tokenizer.train(path, 10_000).save_pretrained(folder)
-            jobs = {"lm336": "encode_lm336", "tiktoken": "encode_tiktoken", "tiktoken, threads": "encode_tiktoken_threads",
-                    "huggingface": "encode_huggingface"}
+            jobs = {"lm336": "encode_lm336", "lm336, one process": "encode_lm336_alone", "tiktoken": "encode_tiktoken",
+                    "tiktoken, threads": "encode_tiktoken_threads", "huggingface": "encode_huggingface"}
             todo = wanted({library: (job, path, folder, folder / f"{library}.npy") for library, job in jobs.items()})
             compare(f"encode, vocabulary 10,000, {name}", path, todo, args.runs, log)
             print("  all ids are identical" if same_ids(folder, todo) else "  THE IDS DIFFER")

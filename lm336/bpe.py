@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['PRETOKEN_PATTERN', 'NOTHING', 'LETTER', 'NUMBER', 'OTHER', 'SPACE', 'WHITE', 'replace_pair', 'pretokenize',
            'special_regex', 'ranges', 'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'PretokenCounts',
-           'keep_memory', 'return_memory', 'count_pretokens', 'MergeLearner', 'laid_out', 'learn_merges', 'train_bpe']
+           'keep_memory', 'return_memory', 'Helper', 'count_pretokens', 'MergeLearner', 'laid_out', 'learn_merges',
+           'train_bpe']
 
 # %% ../nbs/01_bpe.ipynb #d34d2d7f
-import ctypes, heapq, os, re
+import ctypes, heapq, os, pickle, re, sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from subprocess import PIPE, Popen
 from threading import Lock
 
 import numpy as np
@@ -173,7 +175,7 @@ def find_pretokens(
 class KeyIndex:
     """Numbers distinct keys 0, 1, 2, ... as they come: a dictionary for whole arrays.
 
-    A key is a pair of uint64, the second not 0. Open addressing, linear probing, at most half full.
+    A key is a pair of uint64, the second not 0. Open addressing, linear probing, at most a quarter full.
     """
     def __init__(
         self,
@@ -185,7 +187,7 @@ class KeyIndex:
     def _allocate(self, bits):
         self.bits, self.mask = bits, (1 << bits) - 1
         self.table = np.full(1 << bits, -1, np.int32)  # the number of each slot's key; -1: none
-        self.first, self.second = np.zeros((2, 1 << bits - 1), np.uint64)  # by number; last 0
+        self.first, self.second = np.zeros((2, 1 << bits - 2), np.uint64)  # by number; last 0
 
 # %% ../nbs/01_bpe.ipynb #3ecca98f
 @patch
@@ -208,11 +210,13 @@ def _differ(self: KeyIndex, numbers, first, second):
 # %% ../nbs/01_bpe.ipynb #8a26bb51
 @patch
 def _grow(self: KeyIndex):
-    "Four times the slots, or twice as many where that is a lot; every key keeps its number."
+    """Four times the slots, or twice as many where that is a lot; every key keeps its number,
+    and the low numbers, which are those of frequent keys, the first choice of a slot.
+    """
     count, first, second = self.count, self.first, self.second
     self._allocate(self.bits + (2 if self.bits < 18 else 1))
     self.first[:count], self.second[:count] = first[:count], second[:count]
-    slots, todo = self._slots(first[:count], second[:count]), np.arange(count)
+    slots, todo = self._slots(first[:count], second[:count]), np.arange(count)[::-1]
     while len(todo):
         slot = slots[todo]
         free = self.table[slot] < 0
@@ -250,16 +254,15 @@ def find(
     numbers = self.table.take(slots)
     todo = np.flatnonzero(self._differ(numbers, first, second))
     while len(todo):
-        slot = slots[todo]
-        free = self.table[slot] < 0
-        if add and free.any() and not self._insert(todo[free], slot[free], first, second):
+        free = numbers.take(todo) < 0
+        met = todo[~free]  # these met another key; the others met none
+        if not add: todo = met
+        elif not self._insert(todo[free], slots[todo[free]], first, second):
             self._grow()
             return self.find(first, second, add=True)
-        numbers[todo] = self.table[slot]
-        differ = self._differ(numbers[todo], first[todo], second[todo])
-        if not add: differ &= ~free
-        todo = todo[differ]
-        slots[todo] = (slots[todo] + 1) & self.mask
+        slots[met] = (slots[met] + 1) & self.mask
+        numbers[todo] = self.table.take(slots[todo])
+        todo = todo[self._differ(numbers[todo], first[todo], second[todo])]
     return numbers
 
 # %% ../nbs/01_bpe.ipynb #461189c8
@@ -269,15 +272,16 @@ _LENGTH = np.array([n << 56 for n in range(17)], np.uint64)
 _LONG = np.uint64(255 << 56)
 
 
-def _slices(data, starts, lengths, places):
-    "The pre-tokens at these places as bytes."
-    begin = starts[places]
-    return [data[a:b] for a, b in zip(begin.tolist(), (begin + lengths[places]).tolist())]
+class _Numbered(dict):
+    "Numbers whatever is looked up 0, 1, 2, ... as it comes."
+    def __missing__(self, word):
+        self[word] = number = len(self)
+        return number
 
 # %% ../nbs/01_bpe.ipynb #bfc80266
 class PretokenIndex:
     "Numbers distinct pre-tokens 0, 1, 2, ... as they come."
-    def __init__(self): self.keys, self.long = KeyIndex(), {}
+    def __init__(self): self.keys, self.long = KeyIndex(), _Numbered()
     def __len__(self): return self.keys.count
     def __call__(
         self,
@@ -288,14 +292,14 @@ class PretokenIndex:
         lengths, padded = np.diff(starts, append=len(data)), data + bytes(16)
         short = np.minimum(lengths, 16)
         eight = np.ndarray(len(padded) - 7, "<u8", padded, strides=1)  # eight bytes from each place
-        first = eight.take(starts)
+        first = eight[starts]               # (take would copy all of it first)
         first &= _FIRST_MASK.take(short)
         second = _LENGTH.take(short)
         longer = np.flatnonzero(lengths > 8)
         second[longer] |= eight[starts[longer] + 8] & _SECOND_MASK[short[longer]]
         longest = longer[lengths[longer] > 15]
-        long = _slices(data, starts, lengths, longest)
-        first[longest] = [self.long.setdefault(word, len(self.long)) for word in long]
+        spans = map(slice, starts[longest].tolist(), (starts + lengths)[longest].tolist())
+        first[longest] = [self.long[data[span]] for span in spans]
         second[longest] = _LONG
         return self.keys.find(first, second, add=True)
 
@@ -354,7 +358,7 @@ class PretokenCounts:
     def __init__(self): self.index, self.counts = PretokenIndex(), np.zeros(0, np.int64)
 
     def _add(self, numbers, weights=None):
-        found = np.bincount(numbers, weights).astype(np.int64)
+        found = np.bincount(numbers, weights).astype(np.int64, copy=False)
         if len(found) > len(self.counts):
             self.counts = np.append(self.counts, np.zeros(len(found), np.int64))
         self.counts[:len(found)] += found
@@ -367,10 +371,23 @@ class PretokenCounts:
         "Count the pre-tokens of a block."
         self._add(self.index(data, starts))
 
-    def counter(self):  # Counter of bytes
-        "The counts as a dictionary, which takes several times the memory."
-        words = zip(self.index.words(), self.counts.tolist())
-        return Counter({word: count for word, count in words if count})
+# %% ../nbs/01_bpe.ipynb #add9cecf
+@patch
+def add_blocks(
+    self: PretokenCounts,
+    blocks,          # iterable of bytes
+    special_tokens,  # strings that are not cut
+):
+    "Find and count the pre-tokens of some blocks."
+    specials = special_regex(special_tokens, bytes)
+    for block in blocks: self.add(block, find_pretokens(block, specials))
+
+
+@patch
+def counter(self: PretokenCounts):  # Counter of bytes
+    "The counts as a dictionary, which takes several times the memory."
+    words = zip(self.index.words(), self.counts.tolist())
+    return Counter({word: count for word, count in words if count})
 
 # %% ../nbs/01_bpe.ipynb #c58da2c0
 @patch
@@ -381,7 +398,7 @@ def update(
     "Add the counts of another, key by key."
     keys, long = other.index.keys, self.index.long
     first, second = keys.first[:keys.count].copy(), keys.second[:keys.count]
-    renumbered = [long.setdefault(word, len(long)) for word in other.index.long]
+    renumbered = [long[word] for word in other.index.long]
     is_long = second == _LONG
     first[is_long] = np.array(renumbered, np.uint64)[first[is_long].astype(np.int64)]
     self._add(self.index.keys.find(first, second, add=True), other.counts[:keys.count])
@@ -429,29 +446,95 @@ def return_memory():
     if trim: trim(0)
 
 # %% ../nbs/01_bpe.ipynb #43db69a3
-_ENOUGH = 100_000  # distinct words that a worker gathers before it hands them over
+class Helper:
+    """Another process, in which a generator of this package works on what it is sent.
+
+    RuntimeError if it has died.
+    """
+    def __init__(
+        self,
+        work,        # generator function of this package; its first argument: what is sent, one by one
+        *arguments,  # its others
+    ):
+        code = f"import sys; sys.path = {sys.path!a}; from lm336.bpe import _serve; _serve()"
+        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, pipesize=1 << 20)
+        self.send((work, arguments))
+
+    def __enter__(self): return self
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.communicate()
+
+# %% ../nbs/01_bpe.ipynb #43db69a5
+@patch
+def send(
+    self: Helper,
+    thing,  # anything that can be pickled; None ends the work
+):
+    "Send something to work on. Waits if the helper is far behind."
+    try:
+        pickle.dump(thing, self.process.stdin)
+        self.process.stdin.flush()
+    except BrokenPipeError: _died()
+
+
+@patch
+def receive(self: Helper):  # what the generator yielded
+    "The next thing that the helper's generator yields."
+    try: return pickle.load(self.process.stdout)
+    except (EOFError, pickle.UnpicklingError): _died()
+
+
+def _died(): raise RuntimeError("a helper process has died; num_workers=1 does without") from None
+
+# %% ../nbs/01_bpe.ipynb #43db69aa
+def _serve():
+    "What the other process does."
+    incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
+    work, arguments = pickle.load(incoming)
+    for result in work(iter(lambda: pickle.load(incoming), None), *arguments):
+        pickle.dump(result, outgoing)
+        outgoing.flush()
+
+# %% ../nbs/01_bpe.ipynb #43db69a7
+def _counted(blocks, special_tokens):
+    "A helper's work: the counts of all blocks together."
+    counts = PretokenCounts()
+    keep_memory()
+    counts.add_blocks(blocks, special_tokens)
+    yield counts
+
+
+def _helped(take, special_tokens):
+    "The counts of the blocks that `take` gives until it gives None, made by a helper."
+    with Helper(_counted, special_tokens) as helper:
+        for block in iter(take, None): helper.send(block)
+        helper.send(None)
+        return helper.receive()
+
+# %% ../nbs/01_bpe.ipynb #43db69a4
+_FEW = 32  # blocks, about 8 MB: they are counted before another process would have started
+
 
 def count_pretokens(
     path,  # anything `read_text` reads
     special_tokens=(),  # hard boundaries, not counted
-    num_workers=None,  # threads; None takes two, or one on a single core
+    num_workers=None,  # processes; None takes two, or one on a single core
 ) -> PretokenCounts:
     "Count the distinct pre-tokens of a text. Memory grows with their number, not with the text."
-    specials, reading, adding = special_regex(special_tokens, bytes), Lock(), Lock()
-    blocks, total = text_blocks(read_text(path), special_tokens), PretokenCounts()
-    def work():
-        block = counts = PretokenCounts()
-        while block is not None:
-            with reading: block = next(blocks, None)
-            if block is not None: counts.add(block, find_pretokens(block, specials))
-            if block is None or len(counts.index) > _ENOUGH:
-                with adding: total.update(counts)
-                counts = PretokenCounts()
+    blocks, total, lock = text_blocks(read_text(path), special_tokens), PretokenCounts(), Lock()
+    def take():
+        with lock: return next(blocks, None)
     keep_memory()
-    num_workers = num_workers or min(2, os.cpu_count() or 1)
-    with ThreadPoolExecutor(num_workers) as pool:
-        tasks = [pool.submit(work) for _ in range(num_workers)]
-    for task in tasks: task.result()
+    total.add_blocks(islice(blocks, _FEW), special_tokens)
+    helpers = (num_workers or min(2, os.cpu_count() or 1)) - 1
+    if helpers and (block := take()):
+        from concurrent.futures import ThreadPoolExecutor  # here, for large texts alone: it loads slowly
+        with ThreadPoolExecutor(helpers) as pool:
+            tasks = [pool.submit(_helped, take, special_tokens) for _ in range(helpers)]
+            total.add_blocks(chain([block], iter(take, None)), special_tokens)
+        for task in tasks: total.update(task.result())
+    total.add_blocks(blocks, special_tokens)
     for token in special_tokens: total.discard(token.encode("utf-8"))
     return_memory()
     return total
@@ -510,11 +593,11 @@ def _push(
 @patch
 def _file_pairs(
     self: MergeLearner,
-    keys,    # integers (n,): the other half of the pair at each place
+    keys,    # integers (n,): which pair is at each place
     places,  # integers (n,): where its left symbol begins
     pair,    # function: key -> (left, right)
 ):
-    "Put the pairs of one new symbol on the heap, those that occur often enough."
+    "Put the pairs at these places on the heap, those that occur often enough."
     if not len(keys): return
     keys, places, cuts = _groups(keys, places)
     sums = np.add.reduceat(self.counts.take(places), cuts[:-1], dtype=np.int64)
@@ -540,7 +623,7 @@ def _pairs_between(self: MergeLearner, start, stop, size):
     keys += symbols.take(together + 1).astype(keys.dtype)
     return _groups(keys, places.take(together).astype(self.place_type))
 
-
+# %% ../nbs/01_bpe.ipynb #6349ecae
 @patch
 def _frequent_pairs(self: MergeLearner, size):
     "The pairs that occur often enough: (sorted keys, their counts, at how many places each is)."
@@ -609,20 +692,21 @@ def _merge(self: MergeLearner, a, b, places):
     self.sizes[new] = size
     if a == b: places = _every_other(places, size_a)
     self.replaced.append(int(self.counts.take(places).sum(dtype=np.int64)))
-    symbols, narrow = self.symbols, np.uint16 if new < 1 << 16 else np.int32
+    symbols = self.symbols
     symbols[places + (size_a - 1)] = -1
     symbols[places + size_a] = -1
     symbols[places + (size - 1)] = -2 - new
     symbols[places] = new
     before = symbols.take(places - 1)
     before = np.maximum(before, -2 - before)  # as it stands at its first byte
-    there = np.flatnonzero((before >= 0) & (before != new))  # (new, new) is filed below
-    left = before.take(there)
-    begin = places.take(there) - self.sizes.take(left).astype(places.dtype)
-    self._file_pairs(left.astype(narrow), begin, lambda key: (key, new))
     after = symbols.take(places + size)
-    there = np.flatnonzero(after >= 0)
-    self._file_pairs(after.take(there).astype(narrow), places.take(there), lambda key: (new, key))
+    right = np.flatnonzero(after >= 0)
+    left = np.flatnonzero((before >= 0) & (before != new))  # (new, new) is on the right
+    before, after = before.take(left), after.take(right)
+    begin = places.take(left) - self.sizes.take(before).astype(places.dtype)
+    keys = np.append(2 * before, 2 * after + 1).astype(np.min_scalar_type(2 * new + 1))
+    pair = lambda key: (new, key >> 1) if key & 1 else (key >> 1, new)
+    self._file_pairs(keys, np.append(begin, places.take(right)), pair)
 
 # %% ../nbs/01_bpe.ipynb #d09cb54b
 @patch
@@ -654,7 +738,7 @@ def train_bpe(
     input_path,  # anything `read_text` reads
     vocab_size,  # how many ids, at most: 256 bytes, merges, special tokens
     special_tokens=(),  # hard boundaries that get ids of their own
-    num_workers=None,  # threads that count; None takes two, or one on a single core
+    num_workers=None,  # processes that count; None takes two, or one on a single core
 ):  # (dict of id -> bytes, list of (bytes, bytes))
     """Train byte-level byte-pair encoding (Sennrich et al. 2016, algorithm 1).
 

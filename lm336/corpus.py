@@ -77,7 +77,7 @@ def _lines(path, field):
                 raise InputError(f'{path}, line {number}: expected an object like {{"{field}": "some text"}}')
             yield text
 
-
+# %% ../nbs/00_corpus.ipynb #5c3d0110
 def read_text(
     path,  # .txt, .txt.gz, .jsonl file, or a folder of them
     separator=END_OF_TEXT,  # put after each text of a .jsonl file and after each file of a folder
@@ -186,7 +186,7 @@ def _check_status(url, response, start):
     if status == 429 or status >= 500: raise _Retry(f"the server answered {status}")
     raise OSError(f"{url}: the server answered {status}; expected a file")
 
-
+# %% ../nbs/00_corpus.ipynb #49815724
 def _fetch(pool, url, part, bar):
     "One attempt to bring `part` to its full length. Returns the SHA-256 that the server states, or None."
     start = part.stat().st_size if part.exists() else 0
@@ -242,7 +242,7 @@ def download(
     os.replace(part, path)
     return path
 
-
+# %% ../nbs/00_corpus.ipynb #160e0be5
 def _check_digest(part, url, expected):
     with open(part, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
     if expected and found != expected.lower():
@@ -382,7 +382,7 @@ def surfaces(self: _Reader, words, inside, form):
     if " " in inside: return tuple(_article(word, inside[0]) for word in surfaces)
     return tuple(_capital(word) if inside[0].isupper() else word for word in surfaces)
 
-
+# %% ../nbs/00_corpus.ipynb #e97d77b9
 @patch
 def mention(self: _Reader, inside):
     "`{hero}`, `{A hero}`, `{hero.his}`; `{His}` is the first slot's."
@@ -526,7 +526,7 @@ def derivations(
                     if parts and type(parts[0]) is str and not story.startswith(parts[0], position): continue
                     todo.append((position, (parts, 0, after), cast, (*path, (way, len(part.ways)))))
 
-
+# %% ../nbs/00_corpus.ipynb #55ec00bb
 def _castings(plot, cast):
     "The casts that are still possible, each as the draws that give it."
     castings = [()]

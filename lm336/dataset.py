@@ -14,6 +14,15 @@ import torch
 from .corpus import END_OF_TEXT, InputError, corpus_files
 from .tokenizer import Tokenizer
 
+# %% ../nbs/03_dataset.ipynb #1add8659
+def _read_header(path):
+    "What a .npy file says it holds, and where that begins: (shape, dtype, offset)."
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0): raise ValueError(f"version {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return shape, dtype, file.tell()
+
 # %% ../nbs/03_dataset.ipynb #1add865a
 def load_tokens(
     path,  # a .npy file of token ids, as `Tokenizer.encode_file` writes it
@@ -26,12 +35,7 @@ def load_tokens(
     path = Path(path)
     expected = "expected a .npy file of uint16 or uint32 ids, as Tokenizer.encode_file writes it"
     if not path.is_file(): raise FileNotFoundError(f"{path} does not exist; {expected}")
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0): raise ValueError(f"version {version}")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            offset = file.tell()
+    try: shape, dtype, offset = _read_header(path)
     except (ValueError, EOFError):
         raise InputError(f"{path} is not a token file; {expected}") from None
     if len(shape) != 1 or dtype not in (np.dtype("<u2"), np.dtype("<u4")):

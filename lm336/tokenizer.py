@@ -6,7 +6,8 @@
 __all__ = ['stream_pretokens', 'Tokenizer', 'token_dtype']
 
 # %% ../nbs/02_tokenizer.ipynb #2affdf48
-import codecs, heapq, json
+import codecs, heapq, json, os
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ from threading import Lock
 import numpy as np
 from fastcore.basics import patch
 
-from .bpe import (KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
+from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
                        replace_pair, special_regex, text_blocks, train_bpe)
 from .corpus import END_OF_TEXT, InputError, atomic_path, read_text
 
@@ -27,7 +28,7 @@ def _merge_short(ids, ranks):
         ids = replace_pair(ids, first, ranks[first][1])
     return ids
 
-
+# %% ../nbs/02_tokenizer.ipynb #50a8e82c
 def _merge_long(ids, ranks):
     "The same with a heap of the pairs and a chain of the ids: n log n."
     ids, end = list(ids), len(ids)
@@ -92,6 +93,29 @@ def stream_pretokens(
         start = match.end()
     yield from pretokenize(text[start:])
 
+# %% ../nbs/02_tokenizer.ipynb #3b900d94
+def _ids_of(vocab):
+    "The vocabulary turned around; InputError if an id or a byte is missing."
+    if set(vocab) != set(range(len(vocab))):
+        raise InputError(f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once")
+    ids = {token: i for i, token in sorted(vocab.items(), reverse=True)}  # of two, the lower
+    missing = [b for b in range(256) if bytes([b]) not in ids]
+    if missing:
+        raise InputError(f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
+                         f"among them {missing[0]}")
+    return ids
+
+
+def _ranks_of_ids(merges, ids):
+    "(left id, right id) -> (rank, id of both together); InputError if the vocabulary lacks one of them."
+    ranks = {}
+    for rank, (a, b) in enumerate(merges):
+        if not {a, b, a + b} <= ids.keys():
+            raise InputError(f"merge {rank} joins {a!r} and {b!r}; the vocabulary must have both "
+                             f"and {a + b!r}")
+        ranks.setdefault((ids[a], ids[b]), (rank, ids[a + b]))
+    return ranks
+
 # %% ../nbs/02_tokenizer.ipynb #3b900d95
 class Tokenizer:
     """Byte-level byte-pair encoding: text to token ids and back.
@@ -108,26 +132,14 @@ class Tokenizer:
         self.vocab, self.merges = dict(vocab), [tuple(pair) for pair in merges]
         special_regex(special_tokens or [])
         self.special_tokens = list(dict.fromkeys(special_tokens or []))
-        if set(self.vocab) != set(range(len(self.vocab))):
-            raise InputError(f"the vocabulary's {len(self.vocab)} ids are not 0 to "
-                             f"{len(self.vocab) - 1}, each once")
-        ids = {token: i for i, token in sorted(self.vocab.items(), reverse=True)}  # of two, the lower
-        missing = [b for b in range(256) if bytes([b]) not in ids]
-        if missing:
-            raise InputError(f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
-                             f"among them {missing[0]}")
+        ids = _ids_of(self.vocab)
         for token in self.special_tokens:
             if token.encode("utf-8") not in ids:
                 ids[token.encode("utf-8")] = len(self.vocab)
                 self.vocab[len(self.vocab)] = token.encode("utf-8")
         self._byte_ids = [ids[bytes([b])] for b in range(256)]
         self._special_ids = {token: ids[token.encode("utf-8")] for token in self.special_tokens}
-        self._ranks = {}
-        for rank, (a, b) in enumerate(self.merges):
-            if not {a, b, a + b} <= ids.keys():
-                raise InputError(f"merge {rank} joins {a!r} and {b!r}; the vocabulary must have both "
-                                 f"and {a + b!r}")
-            self._ranks.setdefault((ids[a], ids[b]), (rank, ids[a + b]))
+        self._ranks = _ranks_of_ids(self.merges, ids)
         self._cache, self._arrays, self._lock = {}, None, Lock()
 
     def __reduce__(self): return Tokenizer, (self.vocab, self.merges, self.special_tokens)
@@ -219,7 +231,7 @@ def decode(
     "The text of these ids; bytes that are not UTF-8 become U+FFFD. InputError for an unknown id."
     return b"".join(map(self._bytes_of, ids)).decode("utf-8", errors="replace")
 
-
+# %% ../nbs/02_tokenizer.ipynb #19c82265
 @patch
 def decode_iterable(
     self: Tokenizer,
@@ -238,7 +250,7 @@ def train(
     input_path,  # anything `read_text` reads
     vocab_size,  # how many ids, at most
     special_tokens=(END_OF_TEXT,),  # strings that get ids of their own
-    num_workers=None,  # threads that count; None takes two, or one on a single core
+    num_workers=None,  # processes that count; None takes two, or one on a single core
 ):  # Tokenizer
     "A tokenizer trained on a text: `train_bpe` and a `Tokenizer` around it."
     return cls(*train_bpe(input_path, vocab_size, special_tokens, num_workers), special_tokens)
@@ -317,7 +329,7 @@ def from_pretrained(
         raise InputError(f"{path} is {kinds}; expected byte-level BPE with no normalizer")
     return cls(_vocab_bytes(vocab, special, path), _merge_bytes(merges, path), list(special))
 
-
+# %% ../nbs/02_tokenizer.ipynb #886b5f8c
 def _vocab_bytes(vocab, special, where):
     "Printable vocabulary -> id to bytes; special tokens are written as they are."
     ordinary = {token: i for token, i in vocab.items() if token not in special}
@@ -360,7 +372,7 @@ def token_dtype(
     "The smallest type that holds the ids: uint16 up to a vocabulary of 65,536, then uint32."
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
-
+# %% ../nbs/02_tokenizer.ipynb #2a4ca6c1
 class _ArrayEncoder:
     "Encodes blocks of text with whole arrays, and remembers the ids of every pre-token it has met."
     def __init__(self, tokenizer):
@@ -384,7 +396,7 @@ class _ArrayEncoder:
         self.begin, self.length = np.zeros((2, 0), np.int64)  # by word: its ids' place in `flat`
         self.words = self.ids = 0  # how much of these arrays is in use
 
-
+# %% ../nbs/02_tokenizer.ipynb #2a4ca6c2
 def _pair_keys(left, right):
     "The keys of pairs of ids for a KeyIndex."
     first = left.astype(np.uint64) << np.uint64(32) | right.astype(np.uint64)
@@ -396,7 +408,7 @@ def _ranks_of(self: _ArrayEncoder, left, right):
     "The ranks of pairs of ids; `len(self.merged)` for pairs that have none."
     return self.rank[self.pairs.find(*_pair_keys(left, right))]
 
-
+# %% ../nbs/02_tokenizer.ipynb #615727d0
 @patch
 def _merge_rows(
     self: _ArrayEncoder,
@@ -479,7 +491,7 @@ def _put(array, used, values):
     array[used:used + len(values)] = values
     return array
 
-
+# %% ../nbs/02_tokenizer.ipynb #f6b262c2
 @patch
 def encode(
     self: _ArrayEncoder,
@@ -497,6 +509,17 @@ def encode(
     return [self.flat.take(ranges(self.begin.take(n), self.length.take(n))) for n in numbers]
 
 # %% ../nbs/02_tokenizer.ipynb #7d990f1e
+_TOGETHER = 16  # blocks, about 4 MB, whose new words are merged together
+
+
+@patch
+def _encode_some(self: Tokenizer, blocks):
+    "The ids of some blocks, as a list of arrays."
+    with self._lock:
+        if self._arrays is None: self._arrays = _ArrayEncoder(self)
+        return self._arrays.encode(blocks)
+
+
 @patch
 def encode_blocks(
     self: Tokenizer,
@@ -505,11 +528,29 @@ def encode_blocks(
     "As `encode_iterable`, in arrays of about a quarter of a megabyte of text, and much faster."
     keep_memory()
     blocks = text_blocks(chunks, self.special_tokens)
-    while some := list(islice(blocks, 32)):
-        with self._lock:
-            if self._arrays is None: self._arrays = _ArrayEncoder(self)
-            arrays = self._arrays.encode(some)
-        yield from arrays
+    while some := list(islice(blocks, _TOGETHER)): yield from self._encode_some(some)
+
+# %% ../nbs/02_tokenizer.ipynb #d4a3a543
+def _encoded(groups, tokenizer):
+    "A helper's work: the ids of each group of blocks."
+    keep_memory()
+    for blocks in groups: yield tokenizer._encode_some(blocks)
+
+
+@patch
+def _encode_with(self: Tokenizer, helpers, blocks):
+    "The arrays of ids of all blocks, with this many more processes where there is work for them."
+    keep_memory()
+    groups = iter(lambda: list(islice(blocks, _TOGETHER)), [])
+    start = list(islice(groups, 2))
+    with ExitStack() as stack:
+        others = range(helpers if len(start) > 1 else 0)
+        others = [stack.enter_context(Helper(_encoded, self)) for _ in others]
+        for some in start: yield from self._encode_some(some)  # while the others start
+        while turn := list(islice(groups, 1 + len(others))):
+            for other, some in zip(others, turn[1:]): other.send(some)
+            yield from self._encode_some(turn[0])
+            for other, _ in zip(others, turn[1:]): yield from other.receive()
 
 # %% ../nbs/02_tokenizer.ipynb #14fdd762
 def _write_header(file, dtype, length):
@@ -517,18 +558,20 @@ def _write_header(file, dtype, length):
     header = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=(length,))
     np.lib.format.write_array_header_1_0(file, header)
 
-
+# %% ../nbs/02_tokenizer.ipynb #14fdd763
 @patch
 def encode_file(
     self: Tokenizer,
     text_path,  # anything `read_text` reads
     ids_path,  # the .npy file to write
+    num_workers=None,  # processes; None takes two, or one on a single core
 ) -> int:
     "Encode a text to a file of ids, whole or not at all. Returns the number of tokens."
     from tqdm.auto import tqdm              # here: a twentieth of a second, only for those who see the bar
     dtype, total = token_dtype(self.vocab_size), 0
     text_path = Path(text_path)
     size = text_path.stat().st_size if text_path.suffix == ".txt" and text_path.is_file() else None
+    helpers = (num_workers or min(2, os.cpu_count() or 1)) - 1
     bar = tqdm(total=size, unit="B", unit_scale=True, delay=1)
     with atomic_path(ids_path) as path, open(path, "wb") as file, bar:
         def watched():
@@ -536,7 +579,7 @@ def encode_file(
                 yield chunk
                 bar.update(len(chunk) if chunk.isascii() else len(_utf8(chunk)))
         _write_header(file, dtype, 0)
-        for ids in self.encode_blocks(watched()):
+        for ids in self._encode_with(helpers, text_blocks(watched(), self.special_tokens)):
             file.write(ids)
             total += len(ids)
         file.seek(0)

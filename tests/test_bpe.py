@@ -1,4 +1,5 @@
 "BPE: the reference in its plainest form against ours, on hostile input."
+import shutil
 from collections import Counter
 from unittest import mock
 
@@ -7,6 +8,7 @@ import pytest
 import regex
 from hypothesis import given, settings, strategies as st
 
+from lm336 import bpe
 from lm336.bpe import (KeyIndex, PRETOKEN_PATTERN, count_pretokens, find_pretokens, learn_merges, pretokenize, special_regex,
                        text_blocks, train_bpe)
 from lm336.corpus import END_OF_TEXT, InputError
@@ -98,7 +100,7 @@ def test_blocks_are_about_as_large_as_asked():
     assert max(len(block) for block in text_blocks(["中文,中文。" * 1000] * 3, [], 600)) < 4000  # no white space at all
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 2**64 - 1)), max_size=200), st.integers(1, 4))
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 2**64 - 1)), max_size=200), st.integers(2, 5))
 @settings(max_examples=200, deadline=None)
 def test_key_index_is_a_dictionary(keys, bits):
     index, numbers = KeyIndex(bits), {}
@@ -109,15 +111,39 @@ def test_key_index_is_a_dictionary(keys, bits):
     assert sorted(numbers.values()) == list(range(len(numbers))) and index.count == len(numbers)
 
 
-@given(st.lists(hostile, min_size=1, max_size=5), special_sets, st.integers(1, 4), st.integers(1, 50))
+@given(st.lists(hostile, min_size=1, max_size=5), special_sets, st.integers(1, 50))
 @settings(max_examples=150, deadline=None)
-def test_workers_and_block_sizes_change_nothing(tmp_path_factory, texts, special_tokens, num_workers, size):
+def test_block_sizes_change_nothing(tmp_path_factory, texts, special_tokens, size):
     text = END_OF_TEXT.join(texts)
     path = tmp_path_factory.mktemp("count") / "text.txt"
     path.write_bytes(text.encode())
     expected = Counter(piece.encode() for piece in plain_split(text, special_tokens) if piece not in special_tokens)
     with mock.patch.object(text_blocks, "__defaults__", ((), size)):
+        assert count_pretokens(path, special_tokens, 1).counter() == expected
+
+
+@given(st.lists(hostile, min_size=8, max_size=12), special_sets, st.integers(2, 4), st.integers(20, 50))
+@settings(max_examples=8, deadline=None)
+def test_workers_change_nothing(tmp_path_factory, texts, special_tokens, num_workers, size):
+    text = END_OF_TEXT.join(texts * 20) + " incomprehensibilities of a thunderstorm"
+    path = tmp_path_factory.mktemp("count") / "text.txt"
+    path.write_bytes(text.encode())
+    expected = Counter(piece.encode() for piece in plain_split(text, special_tokens) if piece not in special_tokens)
+    with mock.patch.object(text_blocks, "__defaults__", ((), size)), mock.patch.object(bpe, "_FEW", 1), \
+            mock.patch.object(bpe, "Helper", wraps=bpe.Helper) as helper:
         assert count_pretokens(path, special_tokens, num_workers).counter() == expected
+        assert helper.call_count == num_workers - 1
+
+
+def test_an_error_late_in_the_text_stops_the_helpers(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"fine words " * 1_200_000 + b"\xff")
+    with pytest.raises(InputError, match="not UTF-8 at byte 13,200,000"): count_pretokens(tmp_path / "text.txt", (), 2)
+
+
+def test_a_helper_that_dies_is_reported(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"fine words " * 1_200_000)
+    with mock.patch.object(bpe.sys, "executable", shutil.which("false")):
+        with pytest.raises(RuntimeError, match="has died; num_workers=1"): count_pretokens(tmp_path / "text.txt", (), 2)
 
 
 def test_words_that_look_alike_are_different(tmp_path):

@@ -83,5 +83,11 @@ def test_rendered_page(page, docs, name, request):
     mode = dict(light="default", dark="alternate")[request.node.callspec.params["page"]]
     page.add_init_script(f"localStorage.setItem('quarto-color-scheme', '{mode}')")
     page.goto(docs + name)
+    for panel in page.locator(".lm336-widget").all():
+        panel.scroll_into_view_if_needed()
+        panel.and_(page.locator(".lm336")).wait_for()
     page.wait_for_load_state("networkidle")
-    assert serious(page) == []
+    for width in (1280, 360):
+        page.set_viewport_size(dict(width=width, height=900))
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"wider than a screen of {width} pixels"
+        assert serious(page) == []

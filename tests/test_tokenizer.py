@@ -12,7 +12,7 @@ import tiktoken
 import tokenizers
 from hypothesis import given, settings, strategies as st
 
-from lm336.bpe import PRETOKEN_PATTERN
+from lm336.bpe import PRETOKEN_PATTERN, text_blocks
 from lm336.corpus import END_OF_TEXT, InputError, write_stories
 from lm336 import tokenizer as module
 from lm336.tokenizer import Tokenizer, _printable, stream_pretokens, token_dtype
@@ -200,6 +200,17 @@ def test_encode_file(tokenizer, oracle, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     assert tokenizer.encode_file(tmp_path / "empty.txt", tmp_path / "empty.npy") == 0
     assert len(np.load(tmp_path / "empty.npy")) == 0
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_workers_change_nothing(tokenizer, tmp_path, num_workers):
+    text = (TEXT + "<|a|><|b|>" + END_OF_TEXT + "x" * 100 + "\0 internationalisation") * 100
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
+    with mock.patch.object(text_blocks, "__defaults__", ((), 2000)), mock.patch.object(module, "_TOGETHER", 3), \
+            mock.patch.object(module, "Helper", wraps=module.Helper) as helper:
+        tokenizer.encode_file(tmp_path / "text.txt", tmp_path / "ids.npy", num_workers)
+        assert helper.call_count == num_workers - 1
+    assert np.load(tmp_path / "ids.npy").tolist() == tokenizer.encode(text)
 
 
 def test_encode_file_leaves_nothing_half_written(tokenizer, tmp_path):

@@ -58,7 +58,7 @@ const HTML = `
     <figure><figcaption>The words, in tokens</figcaption><ul class="words"></ul></figure>
     <figure><figcaption>How often each pair occurs</figcaption><ol class="bars"></ol></figure>
   </div>
-  <figure><figcaption>Learned so far</figcaption><p class="chips"></p></figure>`;
+  <figure><figcaption>Learned so far</figcaption><div class="chips"></div></figure>`;
 
 const SHOWN = 10;
 const written = ([a, b]) => `${readable(a)} + ${readable(b)}`;

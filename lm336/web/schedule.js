@@ -20,7 +20,7 @@ export function travel(maxRate, minRate, warmupSteps, cosineSteps) {
 
 const setting = (name, words) => `<label>${words} <span class="value" aria-hidden="true"></span><input name="${name}" type="range" min="0" step="any"></label>`;
 const HTML = `
-  <form>${setting("warmup", "Warm-up")}${setting("peak", "Peak")}${setting("floor", "Floor")}${setting("total", "Steps in all")}</form>
+  <form>${setting("warmup", "Warm-up steps")}${setting("peak", "Peak")}${setting("floor", "Floor")}${setting("total", "All steps")}</form>
   <figure><figcaption>The learning rate, step by step: drag the two handles, or the sliders above</figcaption><svg class="chart" role="img"></svg></figure>
   <form>${setting("step", "Look at step")}</form>
   <p class="status" role="status"></p>`;
@@ -70,7 +70,7 @@ export function render({ model, el }) {
   function show() {
     const schedule = [high(), trait("min_learning_rate"), trait("warmup_steps"), last()];
     const right = Math.max(ROOM * first.steps, last()), top = Math.max(ROOM * first.rate, high()), least = first.rate / 50;
-    const settings = [[warmup, last(), schedule[2], `${count(schedule[2])} steps`], [peak, top, high(), rateWords(high())],
+    const settings = [[warmup, last(), schedule[2]], [peak, top, high(), rateWords(high())],
       [floor, 1, schedule[1] / high(), rateWords(schedule[1])], [total, right, last()],
       [step, last(), clamp(Math.round(step.value), 0, last())]];
     peak.min = least;
