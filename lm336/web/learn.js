@@ -22,8 +22,8 @@ function chart(element, { losses, stops, floor }) {
   const here = svg("path", { class: "axis here" }), mark = svg("circle", { class: "mark", r: 5 });
   for (const bits of [0, 1, 2, 3, 4, 5, 6, 7, 8].filter(bits => bits < top))
     element.append(svg("path", { class: bits ? "grid" : "axis", d: `M${LEFT} ${y(bits)}H${RIGHT}` }), text(LEFT - 8, y(bits) + 4, bits, "end"));
-  for (const step of [0, 10, 100, 1000, 10_000].filter(step => step < last.step / 3)) element.append(text(x(step), BOTTOM + 18, step));
-  element.append(text(x(last.step), BOTTOM + 18, last.step, "end"), here,
+  for (const step of [0, 10, 100, 1000, 10_000].filter(step => step < last.step / 3)) element.append(text(x(step), BOTTOM + 18, step.toLocaleString("en")));
+  element.append(text(x(last.step), BOTTOM + 18, last.step.toLocaleString("en"), "end"), here,
     svg("path", { class: "curve", d: "M" + losses.map(([step, loss]) => `${x(step)} ${y(loss * perNat)}`).join("L") }),
     ...stops.map(stop => svg("circle", { class: "stop", r: 3, cx: x(stop.step), cy: y(stop.bits_per_byte) })), mark);
   if (floor != null) element.append(svg("path", { class: "floor", d: `M${LEFT} ${y(floor)}H${RIGHT}` }),
