@@ -11,6 +11,7 @@ __all__ = ['PRETOKEN_PATTERN', 'NOTHING', 'LETTER', 'NUMBER', 'OTHER', 'SPACE', 
 # %% ../nbs/01_bpe.ipynb #d34d2d7f
 import ctypes, heapq, os, pickle, re, sys
 from collections import Counter
+from importlib import import_module
 from itertools import chain, islice
 from subprocess import PIPE, Popen
 from threading import Lock
@@ -447,18 +448,19 @@ def return_memory():
 
 # %% ../nbs/01_bpe.ipynb #43db69a3
 class Helper:
-    """Another process, in which a generator of this package works on what it is sent.
+    """Another process, in which a generator works on what it is sent.
 
     RuntimeError if it has died.
     """
     def __init__(
         self,
-        work,        # generator function of this package; its first argument: what is sent, one by one
+        module,      # where its work is, such as "lm336.bpe"
+        work,        # name of a generator function; its first argument: what is sent, one by one
         *arguments,  # its others
     ):
         code = f"import sys; sys.path = {sys.path!a}; from lm336.bpe import _serve; _serve()"
         self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, pipesize=1 << 20)
-        self.send((work, arguments))
+        self.send((module, work, arguments))
 
     def __enter__(self): return self
     def __exit__(self, *error):
@@ -491,7 +493,8 @@ def _died(): raise RuntimeError("a helper process has died; num_workers=1 does w
 def _serve():
     "What the other process does."
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
-    work, arguments = pickle.load(incoming)
+    module, work, arguments = pickle.load(incoming)
+    work = getattr(import_module(module), work)
     for result in work(iter(lambda: pickle.load(incoming), None), *arguments):
         pickle.dump(result, outgoing)
         outgoing.flush()
@@ -507,7 +510,7 @@ def _counted(blocks, special_tokens):
 
 def _helped(take, special_tokens):
     "The counts of the blocks that `take` gives until it gives None, made by a helper."
-    with Helper(_counted, special_tokens) as helper:
+    with Helper("lm336.bpe", "_counted", special_tokens) as helper:
         for block in iter(take, None): helper.send(block)
         helper.send(None)
         return helper.receive()

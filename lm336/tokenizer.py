@@ -531,8 +531,9 @@ def encode_blocks(
     while some := list(islice(blocks, _TOGETHER)): yield from self._encode_some(some)
 
 # %% ../nbs/02_tokenizer.ipynb #d4a3a543
-def _encoded(groups, tokenizer):
+def _encoded(groups, *tokenizer):
     "A helper's work: the ids of each group of blocks."
+    tokenizer = Tokenizer(*tokenizer)
     keep_memory()
     for blocks in groups: yield tokenizer._encode_some(blocks)
 
@@ -544,8 +545,9 @@ def _encode_with(self: Tokenizer, helpers, blocks):
     groups = iter(lambda: list(islice(blocks, _TOGETHER)), [])
     start = list(islice(groups, 2))
     with ExitStack() as stack:
-        others = range(helpers if len(start) > 1 else 0)
-        others = [stack.enter_context(Helper(_encoded, self)) for _ in others]
+        same = self.vocab, self.merges, self.special_tokens
+        others = [stack.enter_context(Helper("lm336.tokenizer", "_encoded", *same))
+                  for _ in range(helpers if len(start) > 1 else 0)]
         for some in start: yield from self._encode_some(some)  # while the others start
         while turn := list(islice(groups, 1 + len(others))):
             for other, some in zip(others, turn[1:]): other.send(some)

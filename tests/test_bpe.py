@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import regex
-from hypothesis import given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 from lm336 import bpe
 from lm336.bpe import (KeyIndex, PRETOKEN_PATTERN, count_pretokens, find_pretokens, learn_merges, pretokenize, special_regex,
@@ -123,7 +123,7 @@ def test_block_sizes_change_nothing(tmp_path_factory, texts, special_tokens, siz
 
 
 @given(st.lists(hostile, min_size=8, max_size=12), special_sets, st.integers(2, 4), st.integers(20, 50))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])  # to shrink takes minutes
 def test_workers_change_nothing(tmp_path_factory, texts, special_tokens, num_workers, size):
     text = END_OF_TEXT.join(texts * 20) + " incomprehensibilities of a thunderstorm"
     path = tmp_path_factory.mktemp("count") / "text.txt"
