@@ -56,7 +56,7 @@ def run_preset(
     tokenizer = Tokenizer.from_pretrained(folder)
     train, valid = (load_tokens(folder / "data" / f"{name}.npy", tokenizer.vocab_size) for name in ("train", "valid"))
     floor = entropy_floor(run["data"], folder / "data" / "valid.txt")
-    if floor: floor *= math.log(2) * tokenizer.token_lengths[valid].mean()
+    if floor: floor *= math.log(2) * tokenizer.token_lengths[valid].mean()   # bits per byte -> nats per token
     torch.manual_seed(training_config.seed)
     trainer = Trainer(Transformer(model_config), train, valid, training_config, folder, floor=floor)
     def say(text): trainer.rank or print(text, flush=True)
