@@ -1,5 +1,5 @@
 "The trainer under real faults, through the command line where a person would meet them."
-import json, os, random, resource, shutil, subprocess, sys, tempfile, time
+import json, math, os, random, resource, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 
 import numpy as np
@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig
+from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig, cli
+from lm336.corpus import StoryGrammar, iter_documents
 from lm336.training import Objective, counted_flops, load_checkpoint, load_preset, pick_precision, read_checkpoint, read_metrics
 from lm336.transformer import flops_per_token
 
@@ -390,3 +391,16 @@ def test_compiled_training_is_the_same_training(tmp_path):
     losses = [[trainer.train_step()[0].item() for _ in range(5)] for trainer in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
+
+
+def test_the_floor_of_a_run_is_in_nats_per_token(tmp_path, monkeypatch):
+    "What the trainer draws under the loss: the stories' own probabilities, one by one, over the tokens that the model is tested on."
+    class Enough(Exception): pass
+    def trainer(model, train, valid, config, folder, floor):
+        raise Enough(floor * len(valid))
+    monkeypatch.setattr(cli, "Trainer", trainer)
+    preset = dict(data="stories:0.1", model=dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2), training=dict(max_steps=1, warmup_steps=0))
+    (tmp_path / "tiny.json").write_text(json.dumps(preset))
+    with pytest.raises(Enough) as nats: cli.run_preset(str(tmp_path / "tiny.json"), tmp_path / "run")
+    grammar, stories = StoryGrammar(), list(iter_documents(tmp_path / "run" / "data" / "valid.txt"))
+    assert nats.value.args[0] == pytest.approx(-math.log(2) * sum(map(grammar.log2_prob, stories)))
