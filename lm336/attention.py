@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['softmax', 'causal_mask', 'attention_by_products', 'products_are_faster', 'scaled_dot_product_attention', 'KVCache',
-           'MultiHeadSelfAttention']
+           'MultiHeadSelfAttention', 'reorder_rows']
 
 # %% ../nbs/06_attention.ipynb #c02b775a
 import math
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .corpus import InputError
 from .embeddings import Linear
+from .rope import to_halves
 
 # %% ../nbs/06_attention.ipynb #413ec63d
 def softmax(
@@ -33,7 +34,8 @@ def causal_mask(
     device=None,    # where the mask lives
 ):                  # bool (queries, keys), True where the key is not later than the query
     "Who may look where: every position at itself and at what came before."
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    column = torch.arange(keys, dtype=torch.int32, device=device)
+    return column <= column[keys - queries:, None]
 
 # %% ../nbs/06_attention.ipynb #66500a4f
 def attention_by_products(
@@ -187,6 +189,27 @@ def project(
     q, k = rotate(qk)
     return q, k, v[0]
 
+# %% ../nbs/06_attention.ipynb #dd9f6759
+def reorder_rows(
+    weight: torch.Tensor,  # (d_model, d_model) of q_proj or k_proj
+    num_heads: int,        # the rows of each head stay together
+    order,                 # `to_halves` or `to_neighbours`
+) -> torch.Tensor:         # (d_model, d_model)
+    "Reorder, within each head, the features that a projection gives."
+    heads = weight.unflatten(0, (num_heads, -1))                         # (heads, d_head, d_model)
+    return order(heads.mT).mT.flatten(0, 1).contiguous()
+
+
+@patch
+def project_halves(
+    self: MultiHeadSelfAttention,
+    x,              # (batch, seq, d_model)
+):                  # q, k, v, each (batch, num_heads, seq, d_head), q and k rotated
+    "As `project`, but one product each, with the features of q and k in halves: q k^T is the same."
+    weights = (reorder_rows(proj.weight, self.num_heads, to_halves) for proj in (self.q_proj, self.k_proj))
+    q, k = (self.rope(self.split_heads(F.linear(x, weight)), halves=True) for weight in weights)
+    return q, k, self.split_heads(self.v_proj(x))
+
 # %% ../nbs/06_attention.ipynb #88032f43
 @patch
 def forward(
@@ -197,7 +220,9 @@ def forward(
 ):                          # (batch, seq, d_model)
     "Each position gathers from itself and from earlier ones."
     if cache is not None and token_positions is None: token_positions = cache.positions(x.shape[-2])
-    q, k, v = self.project(x, token_positions)
+    training = cache is None and token_positions is None and self.rope is not None
+    if training and torch.compiler.is_compiling(): q, k, v = self.project_halves(x)
+    else: q, k, v = self.project(x, token_positions)
     if cache is None:
         out = scaled_dot_product_attention(q, k, v, causal=True, fused=self.fused)
     else:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from lm336.attention import reorder_rows
 from lm336.corpus import END_OF_TEXT, InputError, write_stories
 from lm336.generation import generate_stream
-from lm336.interop import from_hf, hf_name, reorder_rows, to_halves, to_hf, to_neighbours, to_web
+from lm336.interop import from_hf, hf_name, to_hf, to_web
+from lm336.rope import to_halves, to_neighbours
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_shapes
 
