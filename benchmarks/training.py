@@ -147,6 +147,7 @@ VARIANTS = attention_as_products, products_apart, loss_in_larger_chunks, memory_
 def worker(connection, threads, steps, change, make, *args):
     "Builds one contender, then runs `steps` steps whenever asked, and answers with seconds a step and peak memory in MB."
     if change: change()
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"          # what compiling costs the first time
     import torch
     from lm336.training import peak_memory
     torch.set_num_threads(threads)

@@ -62,7 +62,7 @@ def run_preset(
     def say(text): trainer.rank or print(text, flush=True)
     def since(): return f"{time.perf_counter() - start:.0f} s"
     if resume: say(f"resumed at step {trainer.resume()}")
-    say(f"{parameter_count(model_config):,} parameters on {trainer.device.type} in {trainer.precision}; ready after {since()}")
+    say(f"{parameter_count(model_config):,} parameters on {trainer.device.type} in {trainer.precision}{', compiled' * trainer.compiled}; ready after {since()}")
     trainer.fit()
     say(f"trained after {since()}")
     return evaluate_run(folder) if trainer.rank == 0 else (None, [])
