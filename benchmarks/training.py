@@ -113,15 +113,13 @@ def attention_as_products():
     attention.products_are_faster = lambda q, k: True
 
 
-def products_apart():
-    "q, k and v, and the two products of SwiGLU, each by itself: no weights are stacked, no gradients put together."
-    from torch.nn.functional import silu
-    from lm336 import attention, block
+def q_k_v_apart():
+    "q, k and v each by itself: no weights are stacked, no gradients put together."
+    from lm336 import attention
     def project(self, x, token_positions=None):
         q, k, v = (self.split_heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
         return self.rope(q, token_positions), self.rope(k, token_positions), v
     attention.MultiHeadSelfAttention.project = project
-    block.SwiGLU.forward = lambda self, x: self.w2(silu(self.w1(x)) * self.w3(x))
 
 
 def loss_in_larger_chunks():
@@ -141,7 +139,7 @@ def huge_pages():
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
 
 
-VARIANTS = attention_as_products, products_apart, loss_in_larger_chunks, memory_is_kept, huge_pages
+VARIANTS = attention_as_products, q_k_v_apart, loss_in_larger_chunks, memory_is_kept, huge_pages
 
 
 def worker(connection, threads, steps, change, make, *args):

@@ -274,10 +274,10 @@ def training_memory(
     """Bytes of float32 parameters, gradients and AdamW's two moments, and of what `hidden_states` keeps for the backward pass
     outside torch.compile. The loss comes on top: a chunked one keeps little, others keep all logits."""
     c, seq, size = config, context_length or config.context_length, 2 if autocast else 4
-    numbers, matrices = parameter_count(config), (3 * c.d_model**2 + 2 * c.d_model * c.d_ff, c.d_model**2 + c.d_model * c.d_ff)
+    numbers, stacked = parameter_count(config), 3 * c.d_model**2
     attention = 7 * c.d_model + c.num_heads * seq if keeps_weights else 9 * c.d_model + c.num_heads * 4 // size
     layer  = batch_size * seq * (4 * 2 * (c.d_model + 1) + size * (attention + 4 * c.d_ff))
-    layer += size * (sum(matrices) if autocast else matrices[0])          # weights, stacked and rounded
+    layer += size * (stacked + c.d_model**2 + 3 * c.d_model * c.d_ff if autocast else stacked)       # weights: those of q, k and v, and all where they are rounded
     layer += 8 * seq * c.d_head // 2                                      # rotations
     ends   = batch_size * seq * (4 * (c.d_model + 1) + 8)                 # the last norm, the token ids
     return {"parameters": 4 * numbers, "gradients": 4 * numbers, "optimizer": 8 * numbers, "activations": c.num_layers * layer + ends}
