@@ -84,16 +84,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight16, wide = weight.to(dtype), torch.promote_types(dtype, torch.float32)
         total = torch.zeros((), device=hidden.device, dtype=wide)
         if with_gradient: grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        in_place = dtype == wide == weight.dtype                     # one room for all chunks' logits, no other for a gradient
+        if in_place: room = torch.empty(min(chunk_size, len(hidden)), len(weight), device=hidden.device, dtype=dtype)
         for start in range(0, len(hidden), chunk_size):
             rows = slice(start, start + chunk_size)
             h, y = hidden[rows].to(dtype), targets[rows, None]
-            logits = (h @ weight16.T).to(wide)
+            logits = torch.mm(h, weight16.T, out=room[:len(h)]) if in_place else (h @ weight16.T).to(wide)
             nats, sums = _surprise(logits, y)
             total += nats
             if not with_gradient: continue
             g = logits.div_(sums).scatter_add_(-1, y, -torch.ones_like(sums)).to(dtype)  # p - [v = y]
             grad_hidden[rows] = g @ weight16
-            grad_weight += g.T @ h
+            if in_place: grad_weight.addmm_(g.T, h)
+            else: grad_weight += g.T @ h
         if with_gradient: ctx.save_for_backward(grad_hidden, grad_weight)
         return total / len(hidden)
 
