@@ -95,7 +95,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if not with_gradient: continue
             g = logits.div_(sums).scatter_add_(-1, y, -torch.ones_like(sums)).to(dtype)  # p - [v = y]
             grad_hidden[rows] = g @ weight16
-            if in_place: grad_weight.addmm_(g.T, h)
+            if in_place: torch.addmm(grad_weight, g.T, h, out=grad_weight)
             else: grad_weight += g.T @ h
         if with_gradient: ctx.save_for_backward(grad_hidden, grad_weight)
         return total / len(hidden)

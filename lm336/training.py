@@ -244,7 +244,7 @@ def pick_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 # %% ../nbs/12_training.ipynb #8db375a3
-LONG_RUN = 2e14   # floating-point operations
+LONG_RUN = 1e15   # floating-point operations
 
 def compiles_well(
     device: torch.device,   # where a run trains
