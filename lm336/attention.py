@@ -220,8 +220,8 @@ def forward(
 ):                          # (batch, seq, d_model)
     "Each position gathers from itself and from earlier ones."
     if cache is not None and token_positions is None: token_positions = cache.positions(x.shape[-2])
-    training = cache is None and token_positions is None and self.rope is not None
-    if training and torch.compiler.is_compiling(): q, k, v = self.project_halves(x)
+    halves = self.fused and self.rope is not None and cache is None and token_positions is None
+    if halves and torch.compiler.is_compiling(): q, k, v = self.project_halves(x)
     else: q, k, v = self.project(x, token_positions)
     if cache is None:
         out = scaled_dot_product_attention(q, k, v, causal=True, fused=self.fused)

@@ -89,7 +89,7 @@ def sample(
     min_p: float = None,      # "
 ) -> torch.Tensor:            # tokens (...)
     "Draw from `next_token_probs`, one token per row, each by its dart. Errors as there."
-    if temperature == 0: return logits.max(-1).indices      # argmax, in half the time
+    if temperature == 0: return logits.max(-1).indices
     probabilities, tokens = _shortlist(logits, temperature, top_k, top_p, min_p)
     drawn = draw(probabilities, darts)
     return drawn if tokens is None else tokens.gather(-1, drawn[..., None]).squeeze(-1)
