@@ -278,6 +278,19 @@ def test_torch_compile():
     for a, b in zip(*grads): torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("fused", (True, False))
+def test_halves_are_for_the_compiled_fused_model(fused, monkeypatch):
+    "Under torch.compile the fused model takes features in halves; the plain one, and either with a cache, does not."
+    taken, halves = [], MultiHeadSelfAttention.project_halves
+    monkeypatch.setattr(MultiHeadSelfAttention, "project_halves", lambda self, x: (taken.append(1), halves(self, x))[1])
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    model, x = make(fused=fused), ids(2, 12)
+    model(x)
+    assert len(taken) == (model.config.num_layers if fused else 0)
+    model(x, model.new_cache(2))
+    assert len(taken) == (model.config.num_layers if fused else 0)
+
+
 def test_padded_batches_in_bfloat16():
     "The path of two products, which only bfloat16 takes, with masks."
     model, x = make(dtype=torch.float32), ids(2, 12)
