@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lm336.corpus import atomic_path
+from lm336.files import atomic_path
 from lm336.dataset import load_tokens, prepare
 from lm336.evaluation import entropy_floor, environment
 from lm336.training import Trainer, load_preset

@@ -19,7 +19,8 @@ import torch
 from playwright.sync_api import Error, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lm336.corpus import END_OF_TEXT, write_stories
+from lm336.corpus import write_stories
+from lm336.errors import END_OF_TEXT
 from lm336.evaluation import environment
 from lm336.interop import to_web
 from lm336.tokenizer import Tokenizer

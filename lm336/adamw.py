@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from .corpus import InputError
+from .errors import InputError
 
 # %% ../nbs/10_adamw.ipynb #de59bc91
 def _check_rates(**values):

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
-from .corpus import InputError
+from .errors import InputError
 from .embeddings import Linear
 from .rope import to_halves
 

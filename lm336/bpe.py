@@ -20,7 +20,8 @@ import numpy as np
 import regex
 from fastcore.basics import patch
 
-from .corpus import InputError, read_text
+from .corpus import read_text
+from .errors import InputError
 
 # %% ../nbs/01_bpe.ipynb #9747e3c9
 def replace_pair(

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from fastcore.script import Param, anno_parser
 
-from .corpus import END_OF_TEXT, InputError, atomic_path
+from .errors import END_OF_TEXT, InputError
+from .files import atomic_path
 from .dataset import load_tokens, prepare
 from .evaluation import Evaluation, below_floor, entropy_floor, evaluate_run, read_run
 from .experiments import run_experiment, steps_within

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .corpus import END_OF_TEXT, InputError, corpus_files
+from .corpus import corpus_files
+from .errors import END_OF_TEXT, InputError
 from .tokenizer import Tokenizer
 
 # %% ../nbs/03_dataset.ipynb #1add8659

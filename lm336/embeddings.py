@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
-from .corpus import InputError
+from .errors import InputError
 
 # %% ../nbs/04_embeddings.ipynb #baa2e64d
 def truncated_normal_(

@@ -16,7 +16,9 @@ import torch
 from fastcore.basics import patch
 
 import lm336
-from .corpus import InputError, StoryGrammar, atomic_path, stories_size
+from .corpus import StoryGrammar, stories_size
+from .errors import InputError
+from .files import atomic_path
 from .dataset import load_tokens
 from .generation import generate_stream
 from .loss import bits_per_byte, perplexity, token_nats

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .block import TransformerBlock, silu
-from .corpus import InputError
+from .errors import InputError
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .evaluation import entropy_floor, environment, evaluate

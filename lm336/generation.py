@@ -15,7 +15,7 @@ from torch import nn
 
 from .attention import MultiHeadSelfAttention
 from .block import RMSNorm, SwiGLU, TransformerBlock
-from .corpus import InputError
+from .errors import InputError
 from .embeddings import Embedding, Linear
 from .rope import RotaryEmbedding
 from .transformer import Transformer

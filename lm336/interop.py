@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from .attention import reorder_rows
-from .corpus import END_OF_TEXT, InputError, atomic_path
+from .errors import END_OF_TEXT, InputError
+from .files import atomic_path
 from .rope import to_halves, to_neighbours
 from .tokenizer import Tokenizer
 from .transformer import Transformer, TransformerConfig, load_weights, parameter_shapes

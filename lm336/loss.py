@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .corpus import InputError
+from .errors import InputError
 
 # %% ../nbs/09_loss.ipynb #76516528
 def _check_targets(logits_shape, targets):

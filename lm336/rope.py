@@ -10,7 +10,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .corpus import InputError
+from .errors import InputError
 
 # %% ../nbs/05_rope.ipynb #bce65095
 def rope_angles(

@@ -8,7 +8,7 @@ __all__ = ['cosine_schedule']
 # %% ../nbs/11_schedule.ipynb #7e921425
 import math
 
-from .corpus import InputError
+from .errors import InputError
 
 # %% ../nbs/11_schedule.ipynb #ba0f0a2a
 def cosine_schedule(

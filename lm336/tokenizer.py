@@ -17,7 +17,9 @@ from fastcore.basics import patch
 
 from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
                        replace_pair, special_regex, text_blocks, train_bpe)
-from .corpus import END_OF_TEXT, InputError, atomic_path, read_text
+from .corpus import read_text
+from .errors import END_OF_TEXT, InputError
+from .files import atomic_path
 
 # %% ../nbs/02_tokenizer.ipynb #50a8e82b
 def _merge_short(ids, ranks):

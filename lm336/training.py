@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tqdm.auto import tqdm
 
 from .adamw import AdamW, clip_grad_norm_
-from .corpus import InputError, atomic_path
+from .errors import InputError
+from .files import atomic_path
 from .dataset import batch_at
 from .loss import linear_cross_entropy
 from .schedule import cosine_schedule

@@ -20,7 +20,8 @@ from torch import nn
 
 from .attention import KVCache
 from .block import RMSNorm, TransformerBlock
-from .corpus import InputError, atomic_path
+from .errors import InputError
+from .files import atomic_path
 from .embeddings import Embedding, Linear
 from .rope import RotaryEmbedding
 

@@ -20,7 +20,7 @@ import traitlets
 from fastcore.basics import patch
 
 from .attention import scaled_dot_product_attention
-from .corpus import InputError
+from .errors import InputError
 from .generation import next_token_probs, sample, _throw_darts
 from .schedule import cosine_schedule
 from .tokenizer import Tokenizer

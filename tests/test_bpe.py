@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings, strategies as st
 from lm336 import bpe
 from lm336.bpe import (KeyIndex, PRETOKEN_PATTERN, count_pretokens, find_pretokens, learn_merges, pretokenize, special_regex,
                        text_blocks, train_bpe)
-from lm336.corpus import END_OF_TEXT, InputError
+from lm336.errors import END_OF_TEXT, InputError
 
 # strings in which apostrophes, spaces, newlines and special tokens meet at every boundary
 atoms = st.sampled_from(["'", "'s", "'l", "'ll", "'v", "'ve", "'re", "S", "l", "e", "a", "é", "中", "🙂", "\u0301", "1", "²", " ", "  ",

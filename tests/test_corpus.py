@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lm336 import corpus
-from lm336.corpus import (END_OF_TEXT, InputError, StoryGrammar, atomic_path, corpus_files, iter_documents, read_text,
-                          split_text, write_stories)
+from lm336.corpus import (StoryGrammar, corpus_files, iter_documents, read_text, split_text, write_stories)
+from lm336.errors import END_OF_TEXT, InputError
+from lm336.files import atomic_path
 
 
 @pytest.fixture(scope="module")

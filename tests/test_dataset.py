@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from lm336.corpus import InputError
+from lm336.errors import InputError
 from lm336.dataset import batch_at, get_batch, load_tokens
 
 

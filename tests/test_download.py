@@ -5,7 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from lm336 import corpus
-from lm336.corpus import InputError, download, tinystories
+from lm336.corpus import download, tinystories
+from lm336.errors import InputError
 
 CONTENT = bytes(range(256)) * 2000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lm336 import Transformer
-from lm336.corpus import InputError
+from lm336.errors import InputError
 from lm336.generation import Decoder, draw, generate_stream, next_token_probs, sample
 from lm336.transformer import TransformerConfig
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from lm336.adamw import SGD, AdamW, clip_grad_norm_
-from lm336.corpus import InputError
+from lm336.errors import InputError
 from lm336.loss import bits_per_byte, cross_entropy, linear_cross_entropy, perplexity, token_nats
 from lm336.schedule import cosine_schedule
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lm336.attention import KVCache, MultiHeadSelfAttention, scaled_dot_product_attention
 from lm336.block import RMSNorm
-from lm336.corpus import InputError
+from lm336.errors import InputError
 from lm336.embeddings import Embedding, truncated_normal_
 from lm336.rope import RotaryEmbedding
 from lm336.transformer import Transformer, TransformerConfig, flops_per_token, parameter_count

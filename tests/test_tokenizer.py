@@ -13,7 +13,8 @@ import tokenizers
 from hypothesis import given, settings, strategies as st
 
 from lm336.bpe import PRETOKEN_PATTERN, text_blocks
-from lm336.corpus import END_OF_TEXT, InputError, write_stories
+from lm336.corpus import write_stories
+from lm336.errors import END_OF_TEXT, InputError
 from lm336 import tokenizer as module
 from lm336.tokenizer import Tokenizer, _printable, stream_pretokens, token_dtype
 

@@ -12,7 +12,8 @@ import regex
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lm336.corpus import END_OF_TEXT, write_stories
+from lm336.corpus import write_stories
+from lm336.errors import END_OF_TEXT
 from lm336.generation import next_token_probs
 from lm336.loss import token_nats
 from lm336.tokenizer import Tokenizer
