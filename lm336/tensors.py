@@ -1,0 +1,81 @@
+"Safetensors files that know their own digest, and hold nothing but finite numbers."
+
+import hashlib
+import json
+import os
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, save, save_file
+
+from .errors import InputError
+from .files import atomic_path
+
+__all__ = ["load_tensors", "save_tensors"]
+
+DIGEST = "sha256"  # its name in a file's metadata
+
+
+def save_tensors(
+    tensors: dict[str, torch.Tensor],  # by name
+    target: str | os.PathLike | BinaryIO,  # a path, written whole or not at all, or an open binary file
+    metadata: dict[str, str] | None = None,  # stored with them
+):
+    """Write tensors with their digest. `FloatingPointError` names the first that holds a number which is not finite,
+    before anything is written; `OSError` where the disk is full."""
+    # two names of one tensor, as of a tied head, become two tensors
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise FloatingPointError(f"{name} holds a number that is not finite, and is not saved")
+        if tensor.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    metadata = dict(metadata or {})
+    metadata[DIGEST] = _digest(tensors, metadata)
+    if not isinstance(target, (str, os.PathLike)):
+        target.write(save(tensors, metadata))
+        return
+    with atomic_path(target) as path:
+        try:
+            save_file(tensors, path, metadata)
+        except SafetensorError as error:  # its name for a full disk, too
+            raise OSError(f"{target} could not be written: {error}") from None
+
+
+def load_tensors(
+    source: str | os.PathLike | BinaryIO,  # a path or an open binary file
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name, and what was stored with them
+    """Read tensors back. `FileNotFoundError`; `InputError` for a file that is truncated, something else, or no longer what
+    was written (files of others, without a digest, are taken as they are)."""
+    name = getattr(source, "name", source)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            if not os.path.isfile(source):
+                raise FileNotFoundError(f"{source} does not exist; a safetensors file is needed")
+            with safe_open(source, "pt") as file:
+                metadata = file.metadata() or {}
+            tensors = load_file(source)
+        else:
+            data = source.read()
+            tensors = load(data)
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise InputError(
+            f"{name} cannot be read as safetensors ({error}): it is truncated or another kind of file"
+        ) from None
+    expected = metadata.pop(DIGEST, None)
+    if expected is not None and expected != _digest(tensors, metadata):
+        raise InputError(f"{name} is damaged: what it holds is not what was written (its SHA-256 differs)")
+    return tensors, metadata
+
+
+def _digest(tensors, metadata):
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
