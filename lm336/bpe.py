@@ -57,21 +57,26 @@ def _check_special(token):
     if not isinstance(token, str) or not token:
         raise InputError(f"special_tokens has something empty or no string: {shown(token)}")
     if len(token) > _LONGEST_SPECIAL:
-        raise InputError(f"special token {shown(token)} has {len(token):,} characters; at most {_LONGEST_SPECIAL:,} "
-                         "are possible")
+        raise InputError(f"special token {shown(token)} has {len(token):,} characters; "
+                         f"at most {_LONGEST_SPECIAL:,} are possible")
     try:
         token.encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"special token {shown(token)} has half a character in it, a lone surrogate") from None
+        raise InputError(f"special token {shown(token)} has half a character in it, "
+                         "a lone surrogate") from None
 
-
+# %% ../nbs/01_bpe.ipynb #4e0b7a11
 def special_regex(
     special_tokens: list[str],  # each at most 1,000 characters
     kind: type = str,  # what will be searched: str, or bytes in UTF-8
 ) -> re.Pattern:
-    "A regex for any of the special tokens, the longest first; without any it matches nothing. InputError."
+    """A regex for any of the special tokens, the longest first; without any it finds nothing.
+
+    InputError for what cannot be a special token.
+    """
     if isinstance(special_tokens, str):
-        raise InputError(f"special_tokens is one string; give a list: [{shown(special_tokens)}]")
+        raise InputError("special_tokens is one string; "
+                         f"give a list: [{shown(special_tokens)}]")
     for token in special_tokens:
         _check_special(token)
     pattern = "|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or "(?!)"
@@ -473,12 +478,13 @@ class Helper:
     def __init__(
         self,
         module: str,  # where its work is, such as "lm336.bpe"
-        work: str,    # name of a generator function; its first argument: what is sent, one by one
-        *arguments,   # its others
+        work: str,  # a generator function's name; its first argument: what is sent, one by one
+        *arguments,  # its others
     ):
         code = f"import sys; sys.path = {sys.path!a}; from lm336.bpe import _serve; _serve()"
         # a session of its own: Ctrl-C is for the process that started it, and that one ends it
-        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, start_new_session=True)
+        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE,
+                             start_new_session=True)
         for pipe in (self.process.stdin, self.process.stdout):
             _widen(pipe)
         self.send((module, work, arguments))
@@ -490,9 +496,9 @@ class Helper:
         self.process.kill()
         self.process.communicate()
 
-
+# %% ../nbs/01_bpe.ipynb #4e0b7a12
 def _widen(pipe):
-    "Room for a megabyte in a pipe, so that nobody waits; where the system has none to give, it works without."
+    "Room for a megabyte in a pipe, to wait less; where there is none, it works without."
     try:
         import fcntl  # not on Windows
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
@@ -523,7 +529,8 @@ def receive(self: Helper):  # what the generator yielded
 
 
 def _died():
-    return ChildProcessError("a helper process has died, for want of memory perhaps; num_workers=1 does without")
+    return ChildProcessError("a helper process has died, for want of memory perhaps; "
+                             "num_workers=1 does without")
 
 # %% ../nbs/01_bpe.ipynb #43db69aa
 def _serve():
@@ -555,15 +562,15 @@ def _helped(take, special_tokens):
         helper.send(None)
         return helper.receive()
 
-
+# %% ../nbs/01_bpe.ipynb #4e0b7a13
 def number_of_helpers(
     num_workers: int | None,  # processes that work; None: two, or one on a single core
 ) -> int:
-    "How many processes are started besides the one that is there. InputError for fewer than one worker."
+    "How many processes are started besides this one. InputError for fewer than one worker."
     if num_workers is None:
         num_workers = min(2, os.cpu_count() or 1)
     if num_workers < 1:
-        raise InputError(f"num_workers is {num_workers}; at least one process must do the work")
+        raise InputError(f"num_workers is {num_workers}; at least one must do the work")
     return num_workers - 1
 
 # %% ../nbs/01_bpe.ipynb #43db69a4
@@ -801,8 +808,8 @@ def train_bpe(
     input_path,  # anything `read_text` reads
     vocab_size: int,  # how many ids, at most: 256 bytes, merges, special tokens
     special_tokens: list[str] = (),  # hard boundaries that get ids of their own
-    num_workers: int | None = None,  # processes that count; None takes two, or one on a single core
-) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:  # the vocabulary, the merges as they were learned
+    num_workers: int | None = None,  # processes; None takes two, or one on a single core
+) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:  # vocabulary, merges as learned
     """Train byte-level byte-pair encoding (Sennrich et al. 2016, algorithm 1).
 
     GPT-2's pre-tokens; of equally frequent pairs the greater. InputError for a vocabulary too small
@@ -810,7 +817,8 @@ def train_bpe(
     """
     special_regex(special_tokens)
     special_tokens = list(dict.fromkeys(special_tokens))
-    more = [token.encode("utf-8") for token in special_tokens if len(token.encode("utf-8")) > 1]
+    encoded = [token.encode("utf-8") for token in special_tokens]
+    more = [token for token in encoded if len(token) > 1]
     least = 256 + len(more)
     if vocab_size < least:
         raise InputError(f"vocab_size is {vocab_size}; 256 bytes and {len(more)} special "

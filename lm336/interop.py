@@ -68,7 +68,7 @@ def _check_pair(model, tokenizer):
         raise InputError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}: "
                          "they do not belong together")
 
-
+# %% ../nbs/16_interop.ipynb #5c1f0a75
 @contextmanager
 def _export(
     folder: str | PathLike,  # made if need be
@@ -76,7 +76,7 @@ def _export(
 ) -> Iterator[Path]:
     """A folder to write files to. When the block ends, they are moved to `folder`.
 
-    `InputError` where one of them would replace a file that no export wrote; then nothing is moved."""
+    `InputError` where one would replace a file that no export wrote; then nothing is moved."""
     folder = Path(folder)
     with atomic_path(folder / _RECORD) as record:
         waiting = record.parent
@@ -89,17 +89,17 @@ def _export(
             replace(waiting / name, folder / name)
         write_json(record, written)
 
-
+# %% ../nbs/16_interop.ipynb #5c1f0a76
 def _refuse_others(folder, written):
-    "`InputError` if the folder has a file of one of these names with other contents than an export wrote."
+    "`InputError` if the folder has a file of one of these names that no export wrote."
     before = {}
     if (folder / _RECORD).is_file():
         before = read_json(folder / _RECORD)
     for name, digest in written.items():
         there = folder / name
         if there.exists() and sha256(there) not in (digest, before.get(name)):
-            raise InputError(f"{folder} has a {name} that no export wrote, and would be replaced: give another "
-                             "folder, or ask for it to be overwritten")
+            raise InputError(f"{folder} has a {name} that no export wrote, and would be "
+                             "replaced: give another folder, or ask for it to be overwritten")
 
 # %% ../nbs/16_interop.ipynb #37557348
 def to_hf(
@@ -109,18 +109,23 @@ def to_hf(
     overwrite: bool = False,  # True: also over files that no export wrote
 ):
     """Write a folder that `transformers` opens: `LlamaForCausalLM.from_pretrained` and
-    `AutoTokenizer.from_pretrained`. `InputError` for a tokenizer with more tokens than the model, and for a
-    folder with somebody's files; `FloatingPointError` for weights that are no numbers."""
+    `AutoTokenizer.from_pretrained`.
+
+    `InputError` for a tokenizer with more tokens than the model, and for a folder with
+    somebody's files; `FloatingPointError` for weights that are no numbers."""
     _check_pair(model, tokenizer)
     weights = _hf_weights(model)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    end, kind = tokenizer.end_of_text_id, dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
+    end = tokenizer.end_of_text_id
+    config = _hf_config(model.config, end) | dict(torch_dtype=dtype)
+    words = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False,
+                 model_max_length=model.config.context_length)
     if end is not None:
-        kind |= dict(bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+        words |= dict(bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
     with _export(folder, overwrite) as waiting:
         tokenizer.save_pretrained(waiting)
-        write_json(waiting / "config.json", _hf_config(model.config, end) | {"torch_dtype": dtype}, indent=2)
-        write_json(waiting / "tokenizer_config.json", kind | {"model_max_length": model.config.context_length}, indent=2)
+        write_json(waiting / "config.json", config, indent=2)
+        write_json(waiting / "tokenizer_config.json", words, indent=2)
         save_tensors(weights, waiting / "model.safetensors", {"format": "pt"})
 
 # %% ../nbs/16_interop.ipynb #83e2877f
@@ -130,14 +135,15 @@ def _read_object(path):
         raise InputError(f"{path.parent} is not a model's folder: it has no {path.name}")
     return read_json(path)
 
-
+# %% ../nbs/16_interop.ipynb #5c1f0a78
 def _refuse_more(values, width, heads, rope, path):
     "`InputError` for a setting of a LlamaConfig that makes more of the model than ours."
+    turned = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1
     for name, found, ours in (
         ("num_key_value_heads", values.get("num_key_value_heads") or heads, heads),     # grouped-query attention
         ("head_dim", values.get("head_dim") or width // heads, width // heads),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),   # stretched rotations
-        ("partial_rotary_factor", values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1, 1),
+        ("partial_rotary_factor", turned, 1),
         ("attention_bias", bool(values.get("attention_bias")), False),
         ("mlp_bias", bool(values.get("mlp_bias")), False),
         ("hidden_act", values.get("hidden_act", "silu"), "silu"),
@@ -145,7 +151,8 @@ def _refuse_more(values, width, heads, rope, path):
         ("quantization_config", values.get("quantization_config"), None),
     ):
         if found != ours:
-            raise InputError(f"{path}: {name} is {shown(found)}; this model can only have {ours!r}")
+            raise InputError(f"{path}: {name} is {shown(found)}; "
+                             f"this model can only have {ours!r}")
 
 # %% ../nbs/16_interop.ipynb #58addd80
 def _our_config(values, path):
@@ -155,48 +162,53 @@ def _our_config(values, path):
         raise InputError(f"{path} describes a {shown(kind)} model, not a llama")
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if type(width) is not int or type(heads) is not int or heads < 1:
-        raise InputError(f"{path}: hidden_size is {shown(width)} and num_attention_heads {shown(heads)}; "
-                         "whole numbers of 1 or more are needed")
+        raise InputError(f"{path}: hidden_size is {shown(width)} and num_attention_heads "
+                         f"{shown(heads)}; whole numbers of 1 or more are needed")
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        raise InputError(f"{path}: the rotations' settings are {shown(rope)}; an object is expected")
+        raise InputError(f"{path}: the rotations' settings are {shown(rope)}; "
+                         "an object is expected")
     _refuse_more(values, width, heads, rope, path)
     names = dict(vocab_size="vocab_size", context_length="max_position_embeddings",
                  num_layers="num_hidden_layers", d_ff="intermediate_size")
+    sizes = {ours: values.get(theirs) for ours, theirs in names.items()}
+    theta = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
     try:
-        return TransformerConfig(d_model=width, num_heads=heads,
-                                 rope_theta=rope.get("rope_theta", values.get("rope_theta", 10_000.0)),
+        return TransformerConfig(d_model=width, num_heads=heads, rope_theta=theta,
                                  norm_eps=values.get("rms_norm_eps", 1e-6),
                                  tie_embeddings=values.get("tie_word_embeddings", False),
-                                 **{ours: values.get(theirs) for ours, theirs in names.items()})
+                                 **sizes)
     except InputError as error:
         raise InputError(f"{path}, in our words: {error}") from None
 
 # %% ../nbs/16_interop.ipynb #92fdcfd8
 def _named_tokens(values):
-    "The tokens that a tokenizer_config.json or special_tokens_map.json names, as texts or as objects."
+    "The tokens, texts or objects, that one of the folder's other files names."
+    lists = "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"
     for name, value in values.items():
-        if name in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens") and value:
+        if name in lists and isinstance(value, (dict, list)):
             yield from value.values() if isinstance(value, dict) else value
         elif name.endswith("_token") and not name.startswith("add_") and value:
             yield value
 
-
+# %% ../nbs/16_interop.ipynb #5c1f0a79
 def _refuse_more_tokens(folder, tokenizer):
     "`InputError` for what the other files of a folder add to its tokenizer.json."
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         values = read_json(path) if path.is_file() else {}
         for name in ("add_prefix_space", "add_bos_token", "add_eos_token"):
             if values.get(name):
-                raise InputError(f"{path}: {name} is {shown(values[name])}; this tokenizer adds nothing to a text")
+                raise InputError(f"{path}: {name} is {shown(values[name])}; "
+                                 "this tokenizer adds nothing to a text")
         for token in _named_tokens(values):
             settings = token if isinstance(token, dict) else {"content": token}
-            if settings.get("content") not in tokenizer.special_tokens:
-                raise InputError(f"{path} names the token {shown(settings.get('content'))}, which is no special "
+            text = settings.get("content")
+            if text not in tokenizer.special_tokens:
+                raise InputError(f"{path} names the token {shown(text)}, which is no special "
                                  "token in tokenizer.json")
             for name in ("lstrip", "rstrip", "single_word"):
                 if settings.get(name):
-                    raise InputError(f"{path}: {name} of {shown(settings['content'])} is not followed here")
+                    raise InputError(f"{path}: {name} of {shown(text)} is not followed here")
 
 # %% ../nbs/16_interop.ipynb #5c1f0a74
 def _weight_files(folder):
@@ -205,14 +217,16 @@ def _weight_files(folder):
     if not index.is_file():
         return ["model.safetensors"]
     places = read_json(index).get("weight_map")
-    names = sorted(set(places.values())) if isinstance(places, dict) and {type(p) for p in places.values()} == {str} else []
-    if not names or any(Path(name).name != name for name in names):
-        raise InputError(f"{index}: weight_map must say in which file of this folder each tensor is")
-    return names
+    names = list(places.values()) if isinstance(places, dict) else []
+    plain = [name for name in names if isinstance(name, str) and Path(name).name == name]
+    if not plain or plain != names:
+        raise InputError(f"{index}: weight_map must say in which file of this folder each "
+                         "tensor is")
+    return sorted(set(names))
 
 
 def _read_weights(folder):
-    "All tensors of a folder. `InputError` for a missing or damaged file, and for weights in whole numbers."
+    "All tensors of a folder. `InputError` for a missing or damaged file."
     weights = {}
     for name in _weight_files(folder):
         if not (folder / name).is_file():
@@ -220,21 +234,24 @@ def _read_weights(folder):
         weights |= load_tensors(folder / name)[0]
     return weights
 
-
+# %% ../nbs/16_interop.ipynb #5c1f0a77
 def _number_format(weights, folder):
-    "The format that holds the numbers of all these tensors. `InputError` for one that a model cannot have."
+    "The format that holds the numbers of all tensors. `InputError` for one that no model has."
     for name, weight in weights.items():
         if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise InputError(f"{folder}: {name} is in {str(weight.dtype).removeprefix('torch.')}; float16, bfloat16, "
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise InputError(f"{folder}: {hf_name(name)} is in {kind}; float16, bfloat16, "
                              "float32 or float64 is needed")
     return reduce(torch.promote_types, {weight.dtype for weight in weights.values()})
 
 # %% ../nbs/16_interop.ipynb #0fc28b5f
 def from_hf(
-    folder: str | PathLike,  # with config.json, tokenizer.json and model.safetensors, whole or in parts
+    folder: str | PathLike,  # with config.json, tokenizer.json, model.safetensors (or parts)
 ) -> tuple[Transformer, Tokenizer]:  # the weights in the file's number format
-    """Read a Hugging Face Llama. `InputError` for a model or tokenizer that ours cannot equal, by the name of the setting:
-    grouped-query attention, rope scaling, biases, another activation, another way to cut text."""
+    """Read a Hugging Face Llama.
+
+    `InputError` names what ours cannot equal: grouped-query attention, rope scaling, biases,
+    another activation, another way to cut text."""
     folder = Path(folder)
     config = _our_config(_read_object(folder / "config.json"), folder / "config.json")
     _read_object(folder / "tokenizer.json")
@@ -247,7 +264,8 @@ def from_hf(
     for name, shape in parameter_shapes(config).items():
         weight = found.get(hf_name(name))
         if weight is None:
-            raise InputError(f"{folder} has no tensor {hf_name(name)!r}, which its config.json calls for")
+            raise InputError(f"{folder} has no tensor {hf_name(name)!r}, "
+                             "which its config.json calls for")
         if weight.shape != shape:
             raise InputError(f"{folder}: {hf_name(name)} has the shape {tuple(weight.shape)}, "
                              f"but config.json calls for {shape}")
@@ -279,9 +297,11 @@ def to_web(
     folder: str | PathLike,   # made if need be
     overwrite: bool = False,  # True: also over files that no export wrote
 ):
-    """Write a page that runs the model in the reader's browser: index.html, its modules, and the weights in
-    float16. Any web server will do. `InputError` for weights that float16 cannot hold, for a tokenizer with
-    more tokens than the model, and for a folder with somebody's files."""
+    """Write a page that runs the model in the reader's browser: index.html, its modules, and
+    the weights in float16. Any web server will do.
+
+    `InputError` for weights that float16 cannot hold, for a tokenizer with more tokens than
+    the model, and for a folder with somebody's files."""
     _check_pair(model, tokenizer)
     half = deepcopy(model).to("cpu", torch.float16)
     for name, weight in half.state_dict().items():

@@ -17,8 +17,9 @@ from threading import Lock
 import numpy as np
 from fastcore.basics import patch
 
-from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory, number_of_helpers, pretokenize,
-                       ranges, replace_pair, special_regex, text_blocks, train_bpe)
+from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory,
+                       number_of_helpers, pretokenize, ranges, replace_pair, special_regex,
+                       text_blocks, train_bpe)
 from .corpus import read_text
 from .errors import END_OF_TEXT, InputError
 from .files import atomic_path, pretrained_folder, read_json, write_json
@@ -120,16 +121,17 @@ def _from_printable(text):
 
 # %% ../nbs/02_tokenizer.ipynb #3b900d94
 def _ids_of(vocab):
-    "The vocabulary turned around; InputError if an id is missing, or two ids have the same bytes."
+    "The vocabulary turned around; InputError if an id is missing, or two have the same bytes."
     if set(vocab) != set(range(len(vocab))):
         raise InputError(f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once")
     ids = {}
     for i, token in sorted(vocab.items()):
         if not isinstance(token, bytes) or not token:
-            raise InputError(f"id {i} of the vocabulary is {shown(token)}; expected one byte or more")
+            raise InputError(f"id {i} of the vocabulary is {shown(token)}; "
+                             "expected one byte or more")
         if ids.setdefault(token, i) != i:
-            raise InputError(f"ids {ids[token]} and {i} of the vocabulary are both {shown(token)}; "
-                             "a token has one id")
+            raise InputError(f"ids {ids[token]} and {i} of the vocabulary are both "
+                             f"{shown(token)}; a token has one id")
     return ids
 
 
@@ -143,48 +145,54 @@ def _byte_ids_of(ids):
 
 # %% ../nbs/02_tokenizer.ipynb #7e1d04c2
 def _ranks_of_ids(merges, ids):
-    "(left id, right id) -> (rank, id of both together); InputError for merges that cannot be done in their order."
+    """(left id, right id) -> (rank, id of both together).
+
+    InputError for merges that cannot be done in their order.
+    """
     for rank, pair in enumerate(merges):
         if len(pair) != 2 or {type(part) for part in pair} != {bytes}:
             raise InputError(f"merge {rank} is {shown(pair)}; expected two strings of bytes")
     made, ranks = {a + b: rank for rank, (a, b) in enumerate(merges)}, {}
     for rank, (a, b) in enumerate(merges):
         if not {a, b, a + b} <= ids.keys():
-            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}; the vocabulary must have both "
-                             f"and {shown(a + b)}")
+            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}; the vocabulary "
+                             f"must have both and {shown(a + b)}")
         late = max(made.get(a, -1), made.get(b, -1))
         if late >= rank:
-            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}, and merge {late} makes one of them; "
-                             "merges must be in the order in which they were learned")
+            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}, and merge {late} "
+                             "makes one of them; merges must be in the order they were "
+                             "learned in")
         pair = ids[a], ids[b]
         if pair in ranks:
-            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}, as merge {ranks[pair][0]} does; "
-                             "each pair can be learned once")
+            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}, as merge "
+                             f"{ranks[pair][0]} does; each pair can be learned once")
         ranks[pair] = rank, ids[a + b]
     return ranks
 
 # %% ../nbs/02_tokenizer.ipynb #7e1d04c4
 def _check_special_tokens(special_tokens, tokens):
     "InputError for a special token that looks like another token's printable form."
-    known = {*tokens, *(bytes([b]) for b in range(256)), *(token.encode("utf-8") for token in special_tokens)}
+    known = {*tokens, *(bytes([b]) for b in range(256))}
+    known |= {token.encode("utf-8") for token in special_tokens}
     for token in special_tokens:
         looks_like = _from_printable(token)
         if looks_like in known and looks_like != token.encode("utf-8"):
-            raise InputError(f"special token {token!r} is how files write the token {looks_like!r}, and could not be "
-                             f"told from it; take another, such as {f'<|{token}|>'!r}")
+            raise InputError(f"special token {token!r} is how files write the token "
+                             f"{looks_like!r}, and could not be told from it; take another, "
+                             f"such as '<|{token}|>'")
 
 # %% ../nbs/02_tokenizer.ipynb #3b900d95
 class Tokenizer:
     """Byte-level byte-pair encoding: text to token ids and back.
 
-    `decode(encode(text)) == text` for every text that is valid Unicode. InputError where vocabulary,
-    merges and special tokens do not fit.
+    `decode(encode(text)) == text` for every text that is valid Unicode. InputError where
+    vocabulary, merges and special tokens do not fit.
     """
     def __init__(
         self,
         vocab: dict[int, bytes],  # id -> token; the ids are 0 to len(vocab) - 1
         merges: list[tuple[bytes, bytes]],  # in the order in which they were learned
-        special_tokens: list[str] | None = None,  # each a single token wherever it stands in a text
+        special_tokens: list[str] | None = None,  # each one token wherever it stands in a text
     ):
         special_regex(special_tokens or [])
         self.special_tokens = list(dict.fromkeys(special_tokens or []))
@@ -314,7 +322,8 @@ def train(
     num_workers=None,  # processes that count; None takes two, or one on a single core
 ):  # Tokenizer
     "A tokenizer trained on a text: `train_bpe` and a `Tokenizer` around it."
-    cls({b: bytes([b]) for b in range(256)}, [], special_tokens)  # special tokens that cannot be, cost no training
+    # special tokens that cannot be are refused before the work
+    cls({b: bytes([b]) for b in range(256)}, [], special_tokens)
     return cls(*train_bpe(input_path, vocab_size, special_tokens, num_workers), special_tokens)
 
 # %% ../nbs/02_tokenizer.ipynb #d3cdae55
@@ -338,7 +347,7 @@ def _as_json(self: Tokenizer):
     return dict(version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None,
                 pre_tokenizer=byte_level, post_processor=None, decoder=byte_level, model=model)
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d6
 @patch
 def save_pretrained(
     self: Tokenizer,
@@ -352,15 +361,16 @@ def _token_bytes(text, where):
     "The bytes of a token in printable characters; InputError names the file."
     found = _from_printable(text)
     if found is None:
-        raise InputError(f"{where}: {shown(text)} is no token; it has a character that stands for no byte in "
-                         "GPT-2's alphabet")
+        raise InputError(f"{where}: {shown(text)} is no token; it has a character that stands "
+                         "for no byte in GPT-2's alphabet")
     return found
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d1
 def _vocab_bytes(vocab, special, where):
-    "Printable vocabulary -> id to bytes. `special`, text -> id: these are written as they are, if they are in it."
+    "Printable vocabulary -> id to bytes. Special tokens (text -> id) stand in it as they are."
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
-        raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers is expected")
+        raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers "
+                         "is expected")
     _check_special_tokens(special, [])
     tokens = {}
     for text, i in vocab.items():
@@ -370,8 +380,8 @@ def _vocab_bytes(vocab, special, where):
     free = len(vocab)
     for text, i in special.items():
         if i != vocab.get(text, free):
-            raise InputError(f"{where}: the added token {shown(text)} has the id {i}, and its place in the vocabulary is "
-                             f"{vocab.get(text, free)}")
+            raise InputError(f"{where}: the added token {shown(text)} has the id {i}, and its "
+                             f"place in the vocabulary is {vocab.get(text, free)}")
         if text not in vocab:
             tokens[i] = text.encode("utf-8")
             free += 1
@@ -390,27 +400,30 @@ def _merge_bytes(merges, where):
         pairs.append(tuple(_token_bytes(part, where) for part in parts))
     return pairs
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d2
 def _added_ids(added, where):
     "Text -> id of a tokenizer.json's added tokens."
     ids = {}
     for token in added:
         text, i = token.get("content"), token.get("id")
         if not isinstance(text, str) or type(i) is not int:
-            raise InputError(f"{where}: an added token has the content {shown(text)} and the id {shown(i)}; "
-                             "expected a text and a whole number")
+            raise InputError(f"{where}: an added token has the content {shown(text)} and the "
+                             f"id {shown(i)}; expected a text and a whole number")
         if ids.setdefault(text, i) != i:
-            raise InputError(f"{where}: the added token {shown(text)} has two ids, {ids[text]} and {i}")
+            raise InputError(f"{where}: the added token {shown(text)} has two ids, "
+                             f"{ids[text]} and {i}")
     return ids
 
 # %% ../nbs/02_tokenizer.ipynb #7e1d04ca
 _ANY = object()  # a setting that changes no id
+_BYTE_LEVEL = dict(type="ByteLevel", add_prefix_space=_ANY, use_regex=_ANY, trim_offsets=_ANY)
 _FOLLOWED = {  # part of a tokenizer.json -> the settings that may be set, and to what
-    "": dict(version="1.0", added_tokens=_ANY, pre_tokenizer=_ANY, post_processor=_ANY, decoder=_ANY, model=_ANY),
-    "pre_tokenizer": dict(type="ByteLevel", add_prefix_space=False, use_regex=True, trim_offsets=_ANY),
-    "post_processor": dict(type="ByteLevel", add_prefix_space=_ANY, use_regex=_ANY, trim_offsets=_ANY),
-    "decoder": dict(type="ByteLevel", add_prefix_space=_ANY, use_regex=_ANY, trim_offsets=_ANY),
-    "model": dict(type="BPE", vocab=_ANY, merges=_ANY, unk_token=_ANY),  # of bytes, none is unknown
+    "": dict(version="1.0", added_tokens=_ANY, pre_tokenizer=_ANY, post_processor=_ANY,
+             decoder=_ANY, model=_ANY),
+    "pre_tokenizer": _BYTE_LEVEL | dict(add_prefix_space=False, use_regex=True),
+    "post_processor": _BYTE_LEVEL,
+    "decoder": _BYTE_LEVEL,
+    "model": dict(type="BPE", vocab=_ANY, merges=_ANY, unk_token=_ANY),  # no byte is unknown
     "added_tokens": dict(id=_ANY, content=_ANY, special=_ANY, normalized=_ANY)}
 
 
@@ -428,17 +441,20 @@ def _refuse_settings(settings, part, where, required=()):
 
 # %% ../nbs/02_tokenizer.ipynb #886b5f8b
 def _adds_nothing(template):
-    "Whether it is a TemplateProcessing that is nothing but the text, as transformers writes it."
-    single = template.get("single") if isinstance(template, dict) else None
-    if not isinstance(single, list) or template.get("type") != "TemplateProcessing" or len(single) != 1:
+    "Whether it is a TemplateProcessing of nothing but the text, as transformers writes it."
+    if not isinstance(template, dict) or template.get("type") != "TemplateProcessing":
+        return False
+    single = template.get("single")
+    if not isinstance(single, list) or len(single) != 1:
         return False
     return isinstance(single[0], dict) and list(single[0]) == ["Sequence"]
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d3
 def _refuse_tokenizer(data, where):
     "InputError names what a tokenizer.json asks for and this tokenizer does not do."
     _refuse_settings(data, "", where)
-    _refuse_settings(data.get("pre_tokenizer"), "pre_tokenizer", where, required=("type", "add_prefix_space"))
+    required = "type", "add_prefix_space"
+    _refuse_settings(data.get("pre_tokenizer"), "pre_tokenizer", where, required)
     _refuse_settings(data.get("decoder") or {}, "decoder", where)
     last = data.get("post_processor") or {}
     if not _adds_nothing(last):
@@ -450,18 +466,19 @@ def _refuse_tokenizer(data, where):
     for token in added:
         _refuse_settings(token, "added_tokens", where)
     if len({bool(token.get("normalized")) for token in added}) > 1:
-        raise InputError(f"{where}: added_tokens.normalized is true for some and false for others; the two kinds are "
-                         "looked for one after the other, which is not followed here")
+        raise InputError(f"{where}: 'normalized' is true for some of its added_tokens and "
+                         "false for others; this tokenizer looks for all of them at once")
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d4
 @patch(cls_method=True)
 def from_pretrained(
     cls: Tokenizer,
-    folder: str | os.PathLike,  # of a tokenizer.json; or "stories" for the one that comes with lm336
+    folder: str | os.PathLike,  # of a tokenizer.json; "stories": what comes with lm336
 ):  # Tokenizer
     """Read what `save_pretrained` wrote, or another byte-level BPE tokenizer in this layout.
 
-    `FileNotFoundError`; InputError names the setting that this tokenizer would not follow, or what is damaged.
+    `FileNotFoundError`; InputError names the setting that this tokenizer does not follow, or
+    what is damaged.
     """
     path = pretrained_folder(folder) / "tokenizer.json"
     data = read_json(path)
@@ -485,18 +502,18 @@ def _merge_lines(path):
             continue
         pair = line.split(" ")
         if len(pair) != 2:
-            raise InputError(f"{path}, line {number}: expected two tokens with a space between, "
-                             f"found {shown(line)}")
+            raise InputError(f"{path}, line {number}: expected two tokens and a space "
+                             f"between them, found {shown(line)}")
         merges.append(pair)
     return merges
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d5
 @patch(cls_method=True)
 def from_files(
     cls: Tokenizer,
     vocab_path: str | os.PathLike,  # JSON: printable token -> id
-    merges_path: str | os.PathLike,  # text: a merge on each line, two printable tokens with a space between
-    special_tokens: tuple[str, ...] = (END_OF_TEXT,),  # those that are not in the vocabulary get the next ids
+    merges_path: str | os.PathLike,  # text: on each line two printable tokens, a space between
+    special_tokens: tuple[str, ...] = (END_OF_TEXT,),  # new ones get the next ids
 ):  # Tokenizer
     "Read a vocabulary in GPT-2's format. `FileNotFoundError`; InputError names what is wrong."
     vocab, merges = read_json(vocab_path), _merge_lines(merges_path)
