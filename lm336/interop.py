@@ -6,7 +6,7 @@
 __all__ = ['hf_name', 'to_hf', 'from_hf', 'to_web']
 
 # %% ../nbs/16_interop.ipynb #8dd53fd2
-import re, shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy

@@ -371,17 +371,17 @@ def _vocab_bytes(vocab, special, where):
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
         raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers "
                          "is expected")
-    _check_special_tokens(special, [])
     tokens = {}
     for text, i in vocab.items():
         token = text.encode("utf-8") if text in special else _token_bytes(text, where)
         if tokens.setdefault(i, token) != token:
-            raise InputError(f"{where}: id {i} is both {shown(tokens[i])} and {shown(token)}")
+            raise InputError(f"{where}: id {shown(i)} is both {shown(tokens[i])} and "
+                             f"{shown(token)}")
     free = len(vocab)
     for text, i in special.items():
         if i != vocab.get(text, free):
-            raise InputError(f"{where}: the added token {shown(text)} has the id {i}, and its "
-                             f"place in the vocabulary is {vocab.get(text, free)}")
+            raise InputError(f"{where}: the added token {shown(text)} has the id {shown(i)}, "
+                             f"and its place in the vocabulary is {shown(vocab.get(text, free))}")
         if text not in vocab:
             tokens[i] = text.encode("utf-8")
             free += 1
@@ -411,7 +411,7 @@ def _added_ids(added, where):
                              f"id {shown(i)}; expected a text and a whole number")
         if ids.setdefault(text, i) != i:
             raise InputError(f"{where}: the added token {shown(text)} has two ids, "
-                             f"{ids[text]} and {i}")
+                             f"{shown(ids[text])} and {shown(i)}")
     return ids
 
 # %% ../nbs/02_tokenizer.ipynb #7e1d04ca
@@ -470,6 +470,14 @@ def _refuse_tokenizer(data, where):
                          "false for others; this tokenizer looks for all of them at once")
 
 # %% ../nbs/02_tokenizer.ipynb #7e1d04d4
+def _made_of(cls, vocab, merges, special_tokens, where):
+    "A tokenizer; InputError names the file that it is made of."
+    try:
+        return cls(vocab, merges, list(special_tokens))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
 @patch(cls_method=True)
 def from_pretrained(
     cls: Tokenizer,
@@ -485,7 +493,7 @@ def from_pretrained(
     _refuse_tokenizer(data, path)
     special = _added_ids(data.get("added_tokens") or [], path)
     vocab = _vocab_bytes(data["model"].get("vocab"), special, path)
-    return cls(vocab, _merge_bytes(data["model"].get("merges"), path), list(special))
+    return _made_of(cls, vocab, _merge_bytes(data["model"].get("merges"), path), special, path)
 
 # %% ../nbs/02_tokenizer.ipynb #893d60ce
 def _merge_lines(path):
@@ -520,7 +528,7 @@ def from_files(
     special_regex(special_tokens)
     special = {token: vocab[token] for token in special_tokens if token in vocab}
     tokens = _vocab_bytes(vocab, special, vocab_path)
-    return cls(tokens, _merge_bytes(merges, merges_path), list(special_tokens))
+    return _made_of(cls, tokens, _merge_bytes(merges, merges_path), special_tokens, vocab_path)
 
 # %% ../nbs/02_tokenizer.ipynb #2a4ca6c0
 def token_dtype(

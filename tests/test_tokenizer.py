@@ -396,6 +396,7 @@ def check_reading(folder, names=("",)):
     try:
         ours = Tokenizer.from_pretrained(folder)
     except InputError as error:
+        assert "tokenizer.json" in str(error)
         assert any(name in str(error) for name in names) and "\n" not in str(error) and len(str(error)) < 600, str(error)
         return False
     found, expected = [ours.encode(text) for text in EVERY_KIND], their_ids(folder / "tokenizer.json", EVERY_KIND)
