@@ -40,7 +40,7 @@ def load_tokens(
     InputError if it is truncated, foreign or empty, or has an id >= vocab_size.
     """
     path = Path(path)
-    expected = "expected a .npy file of uint16 or uint32 ids, as Tokenizer.encode_file writes it"
+    expected = "expected a .npy file of uint16 or uint32 ids, from Tokenizer.encode_file"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {expected}")
     try:
@@ -51,8 +51,8 @@ def load_tokens(
         raise InputError(f"{path} has an array of {dtype} with shape {shape}; {expected}")
     held = (path.stat().st_size - offset) / dtype.itemsize
     if held != shape[0]:
-        raise InputError(f"{path} says it has {shape[0]:,} tokens but holds {held:,.6g}; it was cut off "
-                         "or changed: encode it again")
+        raise InputError(f"{path} says it has {shape[0]:,} tokens but holds {held:,.6g}; it "
+                         "was cut off or changed: encode it again")
     if not shape[0]:
         raise InputError(f"{path} has no tokens; encode a text that is not empty")
     tokens = np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
@@ -67,32 +67,34 @@ def _check_ids(tokens, vocab_size, path, size=1 << 22):
         wrong = tokens[start : start + size] >= vocab_size
         if wrong.any():
             at = start + int(wrong.argmax())
-            raise InputError(f"{path} has token id {tokens[at]} at position {at:,}; a vocabulary of "
-                             f"{vocab_size} has 0 to {vocab_size - 1}: was another tokenizer used?")
+            raise InputError(f"{path} has token id {tokens[at]} at position {at:,}, but the "
+                             f"vocabulary only {vocab_size}: was another tokenizer used?")
 
 # %% ../nbs/03_dataset.ipynb #b18a6b23
 def prepare(
     data: str,  # "stories", "stories:300" (megabytes), "tinystories" or the path of a text
     vocab_size: int,  # of the tokenizer, special tokens included
     folder: str | os.PathLike,  # the run folder
-    tokenizer_folder: str | os.PathLike | None = None,  # with a tokenizer.json to take; None trains one
+    tokenizer_folder: str | os.PathLike | None = None,  # to take one from; None trains it
 ) -> Tokenizer:  # with fewer tokens than `vocab_size`, if the text has no more to merge
-    """Tokenizer and token files of a run: data/train.npy, data/valid.npy and then tokenizer.json, in its folder.
+    """The files that training needs: data/train.npy, data/valid.npy, and last tokenizer.json.
 
-    A folder with a tokenizer.json is therefore whole. `InputError` for a tokenizer with more tokens than `vocab_size`.
+    A folder with a tokenizer.json is therefore whole. `InputError` for a tokenizer with more
+    tokens than `vocab_size`.
     """
     folder, tokenizer = Path(folder), None
     if tokenizer_folder:
         tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
         if tokenizer.vocab_size > vocab_size:
-            raise InputError(f"the tokenizer in {tokenizer_folder} has {tokenizer.vocab_size} tokens, "
-                             f"the model only {vocab_size}")
+            raise InputError(f"the tokenizer in {tokenizer_folder} has {tokenizer.vocab_size} "
+                             f"tokens, the model only {vocab_size}")
     train, valid = corpus_files(data, folder / "data")
     if tokenizer is None:
         tokenizer = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
     for text, name in ((train, "train"), (valid, "valid")):
         count = tokenizer.encode_file(text, folder / "data" / f"{name}.npy")
-        print(f"{name}: {count:,} tokens, {text.stat().st_size / count:.2f} bytes each", flush=True)
+        mean = text.stat().st_size / count
+        print(f"{name}: {count:,} tokens, {mean:.2f} bytes each", flush=True)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
@@ -108,15 +110,15 @@ def _starts(tokens, batch_size, context_length, rng):
     "The first tokens of windows, each start with the same chance."
     _check_whole(1, batch_size=batch_size, context_length=context_length)
     if context_length >= len(tokens):
-        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} tokens; it must be "
-                         "below their number")
+        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} "
+                         "tokens; it must be below their number")
     return rng.integers(len(tokens) - context_length, size=batch_size)
 
 
 def _gather(tokens, starts, context_length, device):
     "Inputs and targets of the windows that begin at `starts`."
-    windows = np.asarray(tokens[starts[:, None] + np.arange(context_length + 1)]).astype(np.int64)
-    windows = torch.from_numpy(windows)
+    places = starts[:, None] + np.arange(context_length + 1)
+    windows = torch.from_numpy(np.asarray(tokens[places]).astype(np.int64))
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         windows = windows.pin_memory()
@@ -148,17 +150,18 @@ def batch_at(
     device: str | torch.device = "cpu",  # where the batch goes
     rank: int = 0,  # which process asks
     num_processes: int = 1,  # how many share the batch; must divide batch_size
-) -> tuple[torch.Tensor, torch.Tensor]:  # this process's rows, int64, each (batch_size / num_processes, seq)
+) -> tuple[torch.Tensor, torch.Tensor]:  # int64, each (batch / num_processes, seq)
     """As `get_batch`, but a pure function of (seed, step): nothing has to be saved to resume.
 
-    Each of several processes reads its own rows only; together, in the order of their ranks, they are the batch.
+    Each of several processes reads its own rows only; together, in the order of their ranks,
+    they are the batch.
     """
     _check_whole(0, seed=seed, step=step, rank=rank)
     _check_whole(rank + 1, num_processes=num_processes)
     _check_whole(1, batch_size=batch_size)
     if batch_size % num_processes:
-        raise InputError(f"{num_processes} processes cannot share {batch_size} windows equally; give a batch_size "
-                         "that their number divides")
+        raise InputError(f"{num_processes} processes cannot share {batch_size} windows equally;"
+                         " give a batch_size that their number divides")
     tokens = np.asanyarray(tokens)
     starts = _starts(tokens, batch_size, context_length, np.random.default_rng([seed, step]))
     share = batch_size // num_processes
