@@ -1,10 +1,13 @@
 "Token files and windows: chance, the shift by one, and files that are not what they should be."
+import random
+
 import numpy as np
 import pytest
 import torch
 
-from lm336.errors import InputError
-from lm336.dataset import batch_at, get_batch, load_tokens
+from lm336.dataset import batch_at, get_batch, load_tokens, prepare
+from lm336.errors import END_OF_TEXT, InputError
+from lm336.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -114,3 +117,54 @@ def test_the_shortest_row_has_one_window():
     for context_length in (0, -1):
         with pytest.raises(InputError, match="at least 1"):
             get_batch(np.arange(6), 3, context_length)
+
+
+def test_a_rotten_header_is_refused_or_read(tmp_path):
+    rng, path, refused = random.Random(336), tmp_path / "ids.npy", 0
+    np.save(path, np.arange(1000, dtype=np.uint16))
+    whole = path.read_bytes()
+    for _ in range(500):
+        changed = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(128)
+            piece = rng.choice([bytes([rng.randrange(256)]), b"(", b"-", b"0x", b"[" * 60, b"\n ", b"'", b"\\", b"1L", b"{}", b""])
+            changed[at : at + len(piece)] = piece
+        path.write_bytes(changed)
+        try:
+            assert len(load_tokens(path)) == 1000
+        except InputError as error:
+            refused += 1
+            assert str(error).startswith(f"{path} ") and "\n" not in str(error)
+    assert refused > 200
+
+
+def test_a_folder_with_a_tokenizer_is_whole(tmp_path, monkeypatch):
+    "Cut off before anything of it is written: no tokenizer.json yet, and the next time all is well."
+    text = tmp_path / "in.jsonl"
+    text.write_text("".join(f'{{"text": "Day {n}, and then day {n + 1}."}}\n' for n in range(300)))
+    kept = Tokenizer.encode_file
+
+    def cut_off(self, text_path, ids_path):
+        if "valid" in str(ids_path):
+            raise KeyboardInterrupt
+        return kept(self, text_path, ids_path)
+
+    monkeypatch.setattr(Tokenizer, "encode_file", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(text), 300, tmp_path / "run")
+    assert not (tmp_path / "run" / "tokenizer.json").exists()
+    monkeypatch.undo()
+    tokenizer = prepare(str(text), 300, tmp_path / "run")
+    assert Tokenizer.from_pretrained(tmp_path / "run").vocab_size == tokenizer.vocab_size
+    parts = [load_tokens(tmp_path / "run" / "data" / f"{name}.npy", tokenizer.vocab_size) for name in ("train", "valid")]
+    days = [tokenizer.decode(part.tolist()).split(END_OF_TEXT) for part in parts]
+    assert [day for part in days for day in part if day] == [f"Day {n}, and then day {n + 1}." for n in range(300)]
+
+
+def test_a_text_with_little_to_merge_gives_fewer_tokens(tmp_path):
+    (tmp_path / "in.txt").write_text("abc " * 100)
+    tokenizer = prepare(str(tmp_path / "in.txt"), 1000, tmp_path / "run")
+    assert 257 <= tokenizer.vocab_size < 300
+    with pytest.raises(InputError, match=f"the tokenizer in .* has {tokenizer.vocab_size} tokens, the model only 200"):
+        prepare(str(tmp_path / "none.txt"), 200, tmp_path / "other", tmp_path / "run")
+    assert prepare(str(tmp_path / "in.txt"), 1000, tmp_path / "other", tmp_path / "run").vocab_size == tokenizer.vocab_size
