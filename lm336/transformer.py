@@ -66,6 +66,7 @@ def _check(self: TransformerConfig):
         value = getattr(self, name)
         if type(value) not in (int, float) or not 0 < value < 1e30:
             raise InputError(f"config: {name} is {value!r}, and must be a number above 0 and below 1e30")
+        setattr(self, name, float(value))   # PyTorch takes no whole number of more than 64 bits
     if type(self.tie_embeddings) is not bool:
         raise InputError(f"config: tie_embeddings is {self.tie_embeddings!r}, and must be true or false")
     if self.d_model % self.num_heads:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import regex
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lm336.corpus import write_stories
 from lm336.errors import END_OF_TEXT
@@ -77,6 +77,12 @@ def save(model, folder):
     this oracle, within 1e-13: what they agree on does not hang on how a processor rounds float32."""
     model.half().save_pretrained(folder)
     return model.double()
+
+
+def as_json(tokenizer, folder):
+    "What is in the file that a tokenizer saves."
+    tokenizer.save_pretrained(folder)
+    return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 def doubles(numbers): return torch.tensor(numbers, dtype=torch.float64)
@@ -324,7 +330,7 @@ def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
     _, folder = run
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     model = Transformer(ODD)                      # the tokenizer's first ids suffice: one of them ends the text
-    data = tokenizer._as_json()
+    data = as_json(tokenizer, folder)
     data["model"]["vocab"] = {token: i for token, i in data["model"]["vocab"].items() if i < 37}
     data["model"]["merges"], data["added_tokens"] = [], [dict(data["added_tokens"][0], content=END_OF_TEXT, id=36)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
@@ -368,26 +374,32 @@ def test_tables_differ_only_in_characters_newer_than_one_of_them(newer):
     assert all(unicodedata.category(c) == "Cn" for c in newer)
 
 
+@pytest.fixture
+def reads(node, tokenizer, tmp_path):
+    "Node, with the tokenizer."
+    node("tokenizer", as_json(tokenizer, tmp_path))
+    return node
+
+
 @given(hostile)
-@settings(max_examples=3000, deadline=None)
-def test_ids_equal(node, tokenizer, newer, text):
-    if not node.__dict__.get("has_tokenizer"): node.has_tokenizer = node("tokenizer", tokenizer._as_json()) is None
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ids_equal(reads, tokenizer, newer, text):
     text = "".join(c for c in text if c not in newer)
     ids = tokenizer.encode(text)
-    assert node("encode", text) == ids
-    assert node("decode", ids) == text
+    assert reads("encode", text) == ids
+    assert reads("decode", ids) == text
 
 
 @given(st.lists(st.integers(0, 999), max_size=12))
-@settings(max_examples=500, deadline=None)
-def test_any_ids_decode(node, tokenizer, ids):
-    node("tokenizer", tokenizer._as_json()) if not node.__dict__.get("has_tokenizer") else None
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_ids_decode(reads, tokenizer, ids):
     expected = tokenizer.decode(ids)
-    assert node("decode", ids) == "".join(node("stream", ids)) == expected
+    assert reads("decode", ids) == "".join(reads("stream", ids)) == expected
 
 
-def test_texts_that_tell_tokenizers_apart(node, tokenizer):
-    node("tokenizer", tokenizer._as_json())
+def test_texts_that_tell_tokenizers_apart(node, tokenizer, tmp_path):
+    plain = as_json(tokenizer, tmp_path)
+    node("tokenizer", plain)
     for text in ("", " ", "\ufeffa \ufeff b", "a\x85\x85b", "!\ufeff !\ufeff", "a\x1c\x1cb", "  x", "x  \n", "they'll they'LL", "<|a|><|b|><|a|>", "<|endoftext",
                  "(*)(**)", "undefinedundefined", "\u2028\u2029 \u3000 x", "½²Ⅷ௧", "e\u0301", "👩‍👩‍👧 🇩🇪", "a" * 3000, "中文🙂" * 100):
         ids = tokenizer.encode(text)
@@ -396,13 +408,29 @@ def test_texts_that_tell_tokenizers_apart(node, tokenizer):
     with pytest.raises(Refused, match="half a character"): node("encode", "half \ud800 a character")
     with pytest.raises(Refused, match="id 1000 is not in the vocabulary of 1000"): node("decode", [1000])
     with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", {})
-    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", tokenizer._as_json() | dict(model=dict(type="WordPiece")))
+    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", plain | dict(model=dict(type="WordPiece")))
 
 
-def test_vocabularies_with_their_own_order(node):
-    "No special tokens; special tokens that are also plain ones, a merge twice."
+def test_vocabularies_with_their_own_order(node, tmp_path):
+    "No special tokens; special tokens that are also plain ones."
     plain = {i: bytes([255 - i]) for i in range(256)}
-    for vocab, merges, special in ((plain, [], []), (plain | {256: b"ab"}, [(b"a", b"b"), (b"a", b"b")], ["b", "ab", "\n"])):
+    for vocab, merges, special in ((plain, [], []), (plain | {256: b"ab"}, [(b"a", b"b")], ["b", "ab", "\n"])):
         tokenizer = Tokenizer(vocab, merges, special)
-        node("tokenizer", tokenizer._as_json())
+        node("tokenizer", as_json(tokenizer, tmp_path))
         for text in ("abba ab\nb", "ééab", "\0\xff"): assert node("encode", text) == tokenizer.encode(text)
+
+
+SPECIAL_TEXTS = ["|", "||", ".", "\n", " ", " the", "a", "ab", "aba", "<|é|>", "naïve", "中", "🙂", "\0", "\ufeff", "\\", "(*)", "[a-z]+", "/", "^$", "{2}", "-", "x" * 1000,
+       "__proto__", "constructor", "0", "undefined"]
+
+
+@given(st.lists(st.sampled_from(SPECIAL_TEXTS), max_size=5), st.lists(st.sampled_from(SPECIAL_TEXTS) | hostile, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_every_special_token(node, newer, tmp_path_factory, specials, parts):
+    merges = [(b"a", b"b"), (b" ", b"t"), (b"h", b"e"), (b" t", b"he"), (b"ab", b"a")]
+    vocab = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(merges)}
+    tokenizer = Tokenizer(vocab, merges, specials)
+    node("tokenizer", as_json(tokenizer, tmp_path_factory.mktemp("odd")))
+    text = "".join(c for c in "".join(parts + specials) if c not in newer)
+    ids = tokenizer.encode(text)
+    assert node("encode", text) == ids and node("decode", ids) == text
