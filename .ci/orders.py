@@ -77,7 +77,7 @@ def main():
                 os.chown(path, identity["user"], identity["group"], follow_symlinks=False)
         text = os.environ.get("LM336_TEXT", ROOT.parent / "shared/data/tinyshakespeare.txt")
         env = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home),
-               "TMPDIR": str(temporary), "LM336_TEXT": str(text)}
+               "TMPDIR": str(temporary), "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"), "LM336_TEXT": str(text)}
         env.pop("LM336_PROC", None)
         for number, seed in enumerate(SEEDS, 1):
             start = time.perf_counter()
