@@ -1,12 +1,6 @@
-"""What holds for every test: it begins as every other does, and leaves the process and the checkout as it found them.
-
-    python -m pytest tests                              in the order in which they are written
-    python -m pytest --random-order-seed=1 tests        in another one (pytest-random-order)
-"""
+"What holds for every test: it begins as every other does, in whatever order they come, and leaves the process as it was."
 import os
 import random
-import subprocess
-import warnings
 from pathlib import Path
 
 import matplotlib
@@ -53,24 +47,3 @@ def nothing_leaks():
     yield
     changed = [what for what, read in PROCESS.items() if read() != before[what]]
     assert not changed, f"the test has left changed: {', '.join(changed)}"
-
-
-def checkout():
-    "What git would say of the checkout: changed files, and new ones that it does not ignore."
-    command = ["git", "status", "--porcelain", "--untracked-files=all"]
-    try:
-        return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines())
-    except (OSError, subprocess.CalledProcessError):
-        return set()   # no git, or not a checkout
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_left_behind():
-    "The tests write into folders of their own. Where CI is set this is an error; else you may have been working meanwhile."
-    before = checkout()
-    yield
-    left = sorted(checkout() - before)
-    if left and os.environ.get("CI"):
-        pytest.fail(f"the tests have changed the checkout: {left}")
-    if left:
-        warnings.warn(f"while the tests ran, the checkout has changed: {left}", stacklevel=1)
