@@ -159,9 +159,9 @@ def made_once(
         lock = _lock(place, seconds=-1)
     try:
         yield path
+    finally:
         with suppress(OSError):  # Windows removes it itself
             place.unlink()
-    finally:
         if lock:
             lock.release()
 
