@@ -6,6 +6,7 @@
 __all__ = ['load_tokens', 'prepare', 'get_batch', 'batch_at']
 
 # %% ../nbs/03_dataset.ipynb #ffd46e8a
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -82,40 +83,69 @@ def prepare(
     return tokenizer
 
 # %% ../nbs/03_dataset.ipynb #98d3c661
+def _check_whole(least, **numbers):
+    "InputError for a number that is not whole, or below the least that it may be."
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(f"{name} is {value!r}; expected a whole number, at least {least}")
+
+
+def _starts(tokens, batch_size, context_length, rng):
+    "The first tokens of windows, each start with the same chance."
+    _check_whole(1, batch_size=batch_size, context_length=context_length)
+    if context_length >= len(tokens):
+        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} tokens; it must be "
+                         "below their number")
+    return rng.integers(len(tokens) - context_length, size=batch_size)
+
+
 def _gather(tokens, starts, context_length, device):
     "Inputs and targets of the windows that begin at `starts`."
     windows = np.asarray(tokens[starts[:, None] + np.arange(context_length + 1)]).astype(np.int64)
     windows = torch.from_numpy(windows)
-    cuda = torch.device(device).type == "cuda"
-    windows = windows.pin_memory().to(device, non_blocking=True) if cuda else windows.to(device)
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        windows = windows.pin_memory()
+    windows = windows.to(device, non_blocking=on_gpu)
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
 def get_batch(
-    tokens,  # integer array (number of tokens,)
-    batch_size,  # how many windows
-    context_length,  # tokens in a window
-    device="cpu",  # where the batch goes
-    rng=None,  # numpy.random.Generator; None takes a fresh one
-):  # two int64 tensors (batch, seq)
+    tokens: np.ndarray,  # integers (number of tokens,)
+    batch_size: int,  # how many windows
+    context_length: int,  # tokens in a window
+    device: str | torch.device = "cpu",  # where the batch goes
+    rng: np.random.Generator | None = None,  # None takes a fresh one
+) -> tuple[torch.Tensor, torch.Tensor]:  # int64, each (batch, seq)
     "Windows from random starts: inputs, and targets shifted by one. InputError if none fits."
-    if not 0 < context_length < len(tokens):
-        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} tokens; it "
-                         "must be at least 1 and below their number")
-    if rng is None: rng = np.random.default_rng()
-    tokens = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
-    starts = rng.integers(len(tokens) - context_length, size=batch_size)
+    if rng is None:
+        rng = np.random.default_rng()
+    tokens = np.asanyarray(tokens)
+    starts = _starts(tokens, batch_size, context_length, rng)
     return _gather(tokens, starts, context_length, device)
 
 # %% ../nbs/03_dataset.ipynb #0bbf5052
 def batch_at(
-    tokens,  # integer array (number of tokens,)
-    batch_size,  # how many windows
-    context_length,  # tokens in a window
-    seed,  # of the run, a non-negative integer
-    step,  # number of the batch, from 0
-    device="cpu",  # where the batch goes
-):  # two int64 tensors (batch, seq)
-    "As `get_batch`, but a pure function of (seed, step): nothing has to be saved to resume."
-    rng = np.random.default_rng([seed, step])
-    return get_batch(tokens, batch_size, context_length, device, rng)
+    tokens: np.ndarray,  # integers (number of tokens,)
+    batch_size: int,  # how many windows, those of all processes together
+    context_length: int,  # tokens in a window
+    seed: int,  # of the run, not negative
+    step: int,  # number of the batch, from 0
+    device: str | torch.device = "cpu",  # where the batch goes
+    rank: int = 0,  # which process asks
+    num_processes: int = 1,  # how many share the batch; must divide batch_size
+) -> tuple[torch.Tensor, torch.Tensor]:  # this process's rows, int64, each (batch_size / num_processes, seq)
+    """As `get_batch`, but a pure function of (seed, step): nothing has to be saved to resume.
+
+    Each of several processes reads its own rows only; together, in the order of their ranks, they are the batch.
+    """
+    _check_whole(0, seed=seed, step=step, rank=rank)
+    _check_whole(rank + 1, num_processes=num_processes)
+    _check_whole(1, batch_size=batch_size)
+    if batch_size % num_processes:
+        raise InputError(f"{num_processes} processes cannot share {batch_size} windows equally; give a batch_size "
+                         "that their number divides")
+    tokens = np.asanyarray(tokens)
+    starts = _starts(tokens, batch_size, context_length, np.random.default_rng([seed, step]))
+    share = batch_size // num_processes
+    return _gather(tokens, starts[rank * share : (rank + 1) * share], context_length, device)

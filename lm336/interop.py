@@ -18,8 +18,9 @@ from .attention import reorder_rows
 from .errors import END_OF_TEXT, InputError
 from .files import atomic_path
 from .rope import to_halves, to_neighbours
+from .tensors import load_tensors
 from .tokenizer import Tokenizer
-from .transformer import Transformer, TransformerConfig, load_weights, parameter_shapes
+from .transformer import Transformer, TransformerConfig, parameter_shapes
 
 # %% ../nbs/16_interop.ipynb #3aeb6dde
 def _hf_config(config, end_of_text):
@@ -144,7 +145,7 @@ def _read_weights(folder):
     if index.is_file(): names = sorted(set(_read_object(index).get("weight_map", {}).values()))
     for name in names:
         if not (folder / name).is_file(): raise InputError(f"{folder} has no {name}; pickled weights are not read")
-    return {name: weight for file in names for name, weight in load_weights(folder / file).items()}
+    return {name: weight for file in names for name, weight in load_tensors(folder / file)[0].items()}
 
 # %% ../nbs/16_interop.ipynb #0fc28b5f
 def from_hf(

@@ -50,7 +50,7 @@ def load_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name, and what was stored with them
     """Read tensors back. `FileNotFoundError`; `InputError` for a file that is truncated, something else, or no longer what
     was written (files of others, without a digest, are taken as they are)."""
-    name = getattr(source, "name", source)
+    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the file")
     try:
         if isinstance(source, (str, os.PathLike)):
             if not os.path.isfile(source):

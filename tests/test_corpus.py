@@ -1,5 +1,5 @@
 "Documents, splitting, and the story grammar."
-import gzip, hashlib, json, math, os, re, signal, subprocess, sys, time
+import gzip, hashlib, json, math, os, re, subprocess, sys, time
 from collections import Counter
 
 import numpy as np
@@ -9,7 +9,6 @@ from hypothesis import given, settings, strategies as st
 from lm336 import corpus
 from lm336.corpus import (StoryGrammar, corpus_files, iter_documents, read_text, split_text, write_stories)
 from lm336.errors import END_OF_TEXT, InputError
-from lm336.files import atomic_path
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +23,24 @@ def stories(grammar):
 
 # ------------------------------------------------------------------------------------------------- files
 
-def test_atomic_path_keeps_the_old_file_on_error(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError):
-        with atomic_path(path) as temporary:
-            temporary.write_text("new")
-            raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with atomic_path(path) as temporary: temporary.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
-
-
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = f"from lm336.corpus import write_stories; write_stories({str(path)!r}, 10**10, 0)"
+
+    def written():
+        return sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file() and file != path)
+
     with subprocess.Popen([sys.executable, "-c", code]) as writer:
-        while sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000 and writer.poll() is None: time.sleep(0.01)
-        writer.send_signal(signal.SIGKILL)
+        try:
+            end = time.monotonic() + 60
+            while written() < 1_000_000:
+                assert writer.poll() is None and time.monotonic() < end, "nothing was written"
+                time.sleep(0.01)
+        finally:
+            writer.kill()
     assert path.read_text() == "old"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
-def test_a_finished_file_has_the_usual_mode(tmp_path):
-    (tmp_path / "usual").touch()
-    with atomic_path(tmp_path / "ours") as temporary: temporary.touch()
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_documents_of_every_kind_of_file(tmp_path):
@@ -61,9 +51,13 @@ def test_documents_of_every_kind_of_file(tmp_path):
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": d, "id": 1}) + "\n\n" for d in documents))
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "d.jsonl").write_text("".join(json.dumps({"text": d}, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
-    (tmp_path / "readme.md").write_text("not a document")
-    for name in "a.txt", "b.txt.gz", "c.jsonl", "more/d.jsonl": assert list(iter_documents(tmp_path / name)) == documents
-    assert list(iter_documents(tmp_path)) == documents * 4
+    (tmp_path / "more" / "e.jsonl.gz").write_bytes(gzip.compress((tmp_path / "c.jsonl").read_bytes()))
+    (tmp_path / "more" / "F.TXT").write_bytes(text.encode())
+    (tmp_path / "more" / "g.md").write_bytes(text.encode())
+    (tmp_path / "more" / "h.Txt.GZ").write_bytes(gzip.compress(text.encode()))
+    names = "a.txt", "b.txt.gz", "c.jsonl", *(f"more/{name}" for name in ("d.jsonl", "e.jsonl.gz", "F.TXT", "g.md", "h.Txt.GZ"))
+    for name in names: assert list(iter_documents(tmp_path / name)) == documents
+    assert list(iter_documents(tmp_path)) == documents * len(names)
     (tmp_path / "e.jsonl").write_text('{"body": "x", "text": "y"}')
     assert list(iter_documents(tmp_path / "e.jsonl", field="body")) == ["x"]
 
@@ -75,6 +69,9 @@ def test_documents_do_not_depend_on_where_pieces_are_cut(text, size, separator):
     assert list(corpus._split(pieces, separator)) == text.split(separator)
 
 
+PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000)).encode())
+
+
 @pytest.mark.parametrize("name, content, sentence", [
     ("latin.txt", "Bär".encode("latin-1"), "latin.txt is not UTF-8 at byte 1; save it"),
     ("cut.txt", "Bär".encode()[:2], "ends in the middle of a UTF-8 character"),
@@ -82,8 +79,15 @@ def test_documents_do_not_depend_on_where_pieces_are_cut(text, size, separator):
     ("bad.jsonl", b'{"text": 7}', "line 1"),
     ("bad.jsonl", b"[1]", "line 1"),
     ("bad.jsonl", b"\xff\xfe", "line 1"),
-    ("no.txt.gz", b"plain text", "not a whole gzip file"),
-    ("cut.txt.gz", gzip.compress(b"plain text" * 1000)[:-9], "not a whole gzip file"),
+    ("bad.jsonl", b'{"text": "a"}\n{"text": "half \\ud83d here"}', "line 2: half of a surrogate pair"),
+    ("bad.jsonl", '{"text": "half \ud83d here"}'.encode("utf-8", "surrogatepass"), "line 1"),
+    ("bad.jsonl", b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line 1: expected"),
+    ("bad.jsonl", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "line 1: expected"),
+    ("bad.jsonl", b'"text"', "line 1: expected"),
+    ("bad.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"body": "b"}\n'), "line 2: expected"),
+    *((f"{how}.{kind}.gz", content, "not a whole gzip file") for kind in ("txt", "jsonl", "md") for how, content in (
+        ("no", b"plain text"), ("cut", PACKED[:-9]), ("changed", PACKED[:100] + b"\xff" * 9 + PACKED[109:]), ("more", PACKED + b"more"))),
+    *((name, b"text", "let its name end in .txt") for name in ("all.tar.gz", "all.json", "all.json.gz", "all.csv", "all.txt.zip", "all.txt.part")),
 ])
 def test_bad_files_say_what_is_wrong(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
@@ -97,8 +101,10 @@ def test_missing_and_empty_input(tmp_path):
     with pytest.raises(InputError, match="has no .txt"): list(iter_documents(tmp_path))
     (tmp_path / "empty.txt").touch()
     with pytest.raises(InputError, match="is empty"): split_text(tmp_path / "empty.txt", tmp_path)
-    (tmp_path / "short.txt").write_text("abc")
-    with pytest.raises(InputError, match="too few"): split_text(tmp_path / "short.txt", tmp_path, valid_fraction=0)
+    (tmp_path / "short.txt").write_text("a")
+    with pytest.raises(InputError, match="too few"): split_text(tmp_path / "short.txt", tmp_path)
+    for wrong in (0, 1, -0.1, float("nan")):
+        with pytest.raises(InputError, match="expected a share between 0 and 1"): split_text(tmp_path / "short.txt", tmp_path, wrong)
     with pytest.raises(InputError, match="separator is empty"): list(iter_documents(tmp_path / "short.txt", separator=""))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.txt", "short.txt"]
 
@@ -109,6 +115,149 @@ def test_split_counts_characters(tmp_path):
     train, valid = split_text(tmp_path / "a.txt", tmp_path / "out")
     assert train.read_text("utf-8") == text[:1_440_000] and valid.read_text("utf-8") == text[1_440_000:]
     with pytest.raises(InputError, match="overwritten"): split_text(train, tmp_path / "out")
+
+
+# ------------------------------------------------------------------------------------------------- folders
+
+def write(folder, files):
+    "Files from a dict of names and texts."
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8")
+
+
+def test_what_is_hidden_or_of_a_run_is_left_out_and_said(tmp_path, capsys):
+    write(tmp_path / "corpus", {
+        "a.txt": "one", "deep/er/b.md": "two", "book.txt/p1.txt": "three",
+        ".hidden.txt": "no", "._a.txt": "no", ".ipynb_checkpoints/a-checkpoint.txt": "no", "deep/__MACOSX/b.txt": "no",
+        "run/run.json": "{}", "run/report.md": "no", "run/data/valid.txt": "no",
+        "deep/model/config.json": "{}", "deep/model/tokenizer.json": "{}", "deep/model/samples.md": "no",
+        "table.csv": "no", "notes": "no", "a.json": "{}", "text.txt.part": "no", "a.txt.gz": gzip.compress(b"one"),
+    })
+    assert list(iter_documents(tmp_path / "corpus")) == ["one", "three", "two"]
+    list(iter_documents(tmp_path / "corpus"))
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{tmp_path / 'corpus'}: read 3; left out 4 hidden, 1 of another kind (.csv), 1 of another kind (.json), "
+                    "1 of another kind (.part), 1 of another kind (no suffix), 2 that a run wrote, 1 unpacked beside it"]
+    write(tmp_path / "plain", {"a.txt": "one"})
+    assert list(iter_documents(tmp_path / "plain")) == ["one"] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("marks", [["run.json"], ["config.json", "tokenizer.json"]])
+def test_a_run_is_no_text(tmp_path, marks):
+    write(tmp_path, {"samples.md": "no", "data/train.txt": "no", **dict.fromkeys(marks, "{}")})
+    with pytest.raises(InputError, match="is the folder of a run or a model, not a text; give a .txt"):
+        list(iter_documents(tmp_path))
+
+
+def test_no_file_is_read_twice(tmp_path):
+    write(tmp_path, {"corpus/a.txt": "one", "corpus/b/c.txt": "two", "elsewhere/d.txt": "three", "elsewhere/e/f.txt": "four"})
+    corpus_folder = tmp_path / "corpus"
+    try:
+        (corpus_folder / "a2.txt").symlink_to("a.txt")
+        (corpus_folder / "hard.txt").hardlink_to(corpus_folder / "a.txt")
+        (corpus_folder / "round").symlink_to(corpus_folder)
+        (corpus_folder / "b" / "up").symlink_to(tmp_path / "corpus" / "b")
+        (corpus_folder / "there").symlink_to(tmp_path / "elsewhere")
+        (corpus_folder / "there again").symlink_to(tmp_path / "elsewhere")
+        (corpus_folder / "nowhere.txt").symlink_to("nowhere")
+        (corpus_folder / "self.txt").symlink_to("self.txt")
+    except OSError:
+        pytest.skip("this system makes no links")
+    assert list(iter_documents(corpus_folder)) == ["one", "two", "three", "four"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    write(tmp_path, {"a.txt": "one"})
+    os.mkfifo(tmp_path / "b.txt")
+    assert list(iter_documents(tmp_path)) == ["one"]
+
+
+def test_the_validation_text_does_not_stand_in_the_training_text(tmp_path):
+    words = np.random.default_rng(0).integers(0, 400, 2400)
+    write(tmp_path / "corpus", {"a.txt": " ".join(map(str, words[:2000])), "z.txt": " ".join(map(str, words[2000:])),
+                                ".ipynb_checkpoints/z-checkpoint.txt": " ".join(map(str, words[2000:]))})
+    train, valid = split_text(tmp_path / "corpus", tmp_path / "corpus/run/data")
+    first = train.read_text()
+    assert valid.read_text().removesuffix(END_OF_TEXT) == (tmp_path / "corpus/z.txt").read_text()
+    assert first.removesuffix(END_OF_TEXT) == (tmp_path / "corpus/a.txt").read_text()
+    for again in ("corpus/run/data", "corpus/run2/data", "elsewhere"):  # the first one was not even finished
+        train, valid = split_text(tmp_path / "corpus", tmp_path / again)
+        assert train.read_text() == first
+    train, valid = split_text(tmp_path / "corpus", tmp_path / "corpus")
+    assert train.read_text() == first and split_text(tmp_path / "corpus", tmp_path / "last")[0].read_text() == first
+
+
+def test_your_own_train_txt_is_not_overwritten(tmp_path):
+    write(tmp_path, {"data/train.txt": "my own text, " * 9, "data/valid.txt": "mine", "other.txt": "another text, " * 9})
+    for data in ("data", "data/train.txt", "data/valid.txt", "other.txt", "stories:0.01"):
+        with pytest.raises(InputError, match="overwritten"):
+            corpus_files(data if data.startswith("stories") else tmp_path / data, tmp_path / "data")
+    assert (tmp_path / "data/train.txt").read_text() == "my own text, " * 9
+    (tmp_path / "run.json").write_text("{}")  # the folder of a run, whose texts these are
+    corpus_files(tmp_path / "other.txt", tmp_path / "data")
+    corpus_files("stories:0.01", tmp_path / "data")
+
+
+# ------------------------------------------------------------------------------------------------- the split
+
+@pytest.mark.parametrize("form", ["txt", "jsonl", "folder"])
+@pytest.mark.parametrize("number", [2, 3, 10, 57])
+def test_the_split_falls_between_documents(tmp_path, form, number):
+    documents = [f"Document {n}, {'very ' * (n % 3)}short. 🙂\n" for n in range(number)]
+    if form == "txt":
+        write(tmp_path, {"in.txt": END_OF_TEXT.join(documents) + END_OF_TEXT + "\n"})
+    elif form == "jsonl":
+        write(tmp_path, {"in.jsonl": "".join(json.dumps({"text": d}) + "\n" for d in documents)})
+    else:
+        write(tmp_path, {f"in.folder/{n:02}.txt": d for n, d in enumerate(documents)})
+    train, valid = split_text(tmp_path / f"in.{form}", tmp_path / "out")
+    first, second = list(iter_documents(train)), list(iter_documents(valid))
+    assert first + second == documents and first and second
+    assert (train.read_bytes() + valid.read_bytes()).decode() == "".join(read_text(tmp_path / f"in.{form}"))
+    sizes = [len(d) + len(END_OF_TEXT) for d in documents]
+    best = min(range(1, number), key=lambda n: abs(sum(sizes[:n]) - 0.9 * sum(sizes)))
+    assert len(first) == best
+
+
+def test_a_short_note_behind_a_long_book_is_no_examination(tmp_path):
+    book = "A line of a long book.\n" * 1000
+    for text in (book + END_OF_TEXT + "The end.", "Title." + END_OF_TEXT + book, book + END_OF_TEXT + "\n", END_OF_TEXT + book):
+        write(tmp_path, {"in.txt": text})
+        train, valid = split_text(tmp_path / "in.txt", tmp_path / "out")
+        assert len(train.read_text()) == int(len(text) * 0.9) and train.read_text() + valid.read_text() == text
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text("a\n🙂", max_size=30), min_size=1, max_size=6), st.floats(0.05, 0.95))
+def test_a_separator_is_never_cut(tmp_path_factory, documents, valid_fraction):
+    folder, text = tmp_path_factory.mktemp("split"), END_OF_TEXT.join(documents)
+    write(folder, {"in.txt": text})
+    try:
+        train, valid = (path.read_bytes().decode() for path in split_text(folder / "in.txt", folder / "out", valid_fraction))
+    except InputError as error:
+        assert "too few" in str(error) or "is empty" in str(error)
+        assert len(text) < 26 / min(valid_fraction, 1 - valid_fraction), "there was room for both"
+    else:
+        assert train + valid == text and train.count(END_OF_TEXT) + valid.count(END_OF_TEXT) == len(documents) - 1
+
+
+def test_a_pipe_is_a_text_too(tmp_path):
+    if sys.platform == "win32":
+        pytest.skip("no such pipes")
+    text = "".join(f"Line {n}.\n" for n in range(50_000))
+    code = f"from lm336 import split_text; split_text('/dev/stdin', {str(tmp_path / 'out')!r})"
+    subprocess.run([sys.executable, "-c", code], input=text.encode(), check=True, timeout=60)
+    train, valid = (tmp_path / "out" / name for name in ("train.txt", "valid.txt"))
+    assert train.read_text() == text[: int(len(text) * 0.9)] and train.read_text() + valid.read_text() == text
+    if os.path.isdir("/proc/self"):  # a file that says it is empty, and is not
+        train, valid = split_text("/proc/self/maps", tmp_path / "proc")
+        assert len(train.read_text()) > 1000
 
 
 # ------------------------------------------------------------------------------------------------- the grammar

@@ -63,8 +63,54 @@ def test_batches_are_a_function_of_seed_and_step():
     assert not any(torch.equal(first[0], other) for other in others)
 
 
+class Watched(np.ndarray):
+    "An array that notes how many numbers are taken out of it."
+    taken = 0
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        if self.size == 1000:
+            Watched.taken += found.size
+        return found
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 6])
+def test_each_process_reads_its_own_rows_only(num_processes):
+    row = np.arange(1000, dtype=np.uint16)
+    whole = batch_at(row, 6, 8, seed=1, step=5)
+    for rank in range(num_processes):
+        Watched.taken = 0
+        mine = batch_at(row.view(Watched), 6, 8, seed=1, step=5, rank=rank, num_processes=num_processes)
+        for part, all_rows in zip(mine, whole):
+            assert torch.equal(part, all_rows.chunk(num_processes)[rank])
+        assert Watched.taken == 6 // num_processes * 9
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (dict(batch_size=7), "2 processes cannot share 7 windows"),
+    (dict(rank=2), "num_processes is 2; expected a whole number, at least 3"),
+    (dict(rank=-1), "rank is -1"),
+    (dict(num_processes=0), "num_processes is 0"),
+    (dict(seed=-1), "seed is -1"),
+    (dict(step=1.5), "step is 1.5"),
+    (dict(batch_size=0), "batch_size is 0; expected a whole number, at least 1"),
+    (dict(batch_size=True), "batch_size is True"),
+    (dict(batch_size="4"), "batch_size is '4'"),
+    (dict(context_length=8.0), "context_length is 8.0"),
+    (dict(context_length=1000), "1,000 tokens"),
+])
+def test_what_no_batch_can_be_made_of(change, sentence):
+    asked = dict(batch_size=4, context_length=8, seed=1, step=5, rank=0, num_processes=2) | change
+    with pytest.raises(InputError, match=sentence):
+        batch_at(np.arange(1000, dtype=np.uint16), **asked)
+
+
 def test_the_shortest_row_has_one_window():
     inputs, targets = get_batch(np.arange(6, dtype=np.uint16), 3, 5)
     assert inputs.tolist() == [[0, 1, 2, 3, 4]] * 3 and targets.tolist() == [[1, 2, 3, 4, 5]] * 3
-    for context_length in (6, 7, 0, -1):
-        with pytest.raises(InputError, match="6 tokens"): get_batch(np.arange(6), 3, context_length)
+    for context_length in (6, 7):
+        with pytest.raises(InputError, match="6 tokens"):
+            get_batch(np.arange(6), 3, context_length)
+    for context_length in (0, -1):
+        with pytest.raises(InputError, match="at least 1"):
+            get_batch(np.arange(6), 3, context_length)

@@ -177,7 +177,7 @@ def test_the_folder_of_a_page(tokenizer, tmp_path):
     model = make(tie_embeddings=True)
     to_web(model, tokenizer, tmp_path / "page")
     names = {path.name for path in (tmp_path / "page").iterdir()}
-    assert names == {"index.html", "worker.js", "model.js", "sampling.js", "tokenizer.js", "config.json", "tokenizer.json", "model.safetensors"}
+    assert names == {"index.html", "page.css", "page.js", "worker.js", "model.js", "sampling.js", "tokenizer.js", "config.json", "tokenizer.json", "model.safetensors"}
     page = Transformer.from_pretrained(tmp_path / "page")
     assert page.config == model.config
     for name, weight in page.state_dict().items(): assert weight.dtype == torch.float16 and weight.equal(model.state_dict()[name].half())

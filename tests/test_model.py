@@ -119,7 +119,7 @@ def test_config_that_is_none(saved, text):
 def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     before = (saved[1] / "model.safetensors").read_bytes()
     def fail(*args, **kwargs): raise OSError(28, "No space left on device")
-    monkeypatch.setattr("lm336.transformer.save_file", fail)
+    monkeypatch.setattr("lm336.tensors.save_file", fail)
     with pytest.raises(OSError): make(seed=9).save_pretrained(saved[1])
     assert (saved[1] / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in saved[1].iterdir()) == ["config.json", "model.safetensors"]
