@@ -291,7 +291,8 @@ def split_text(
 ) -> tuple[Path, Path]:  # train.txt and valid.txt
     """Cut a text in two: its beginning to train on, its end to validate.
 
-    The cut is between two documents, where there are any.
+    The cut is between two documents where that leaves each part at least half of its share;
+    else inside one.
     """
     if not 0 < valid_fraction < 1:
         raise InputError(f"valid_fraction is {valid_fraction}; expected a share between 0 and "
@@ -313,8 +314,8 @@ def split_text(
         else:
             at = _bytes_before(train_tmp, cut)
         if not 0 < cut < total or not _move_end(train_tmp, valid_tmp, at):
-            raise InputError(f"{path} has {total:,} characters, too few to keep "
-                             f"{valid_fraction:.0%} of them for validation")
+            raise InputError(f"{path} has {total:,} characters, and {valid_fraction:.0%} of them "
+                             "cannot be cut off to validate on; give a longer text")
         share = 1 - cut / total
         if fitting and abs(share - valid_fraction) > valid_fraction / 2:
             _say_once(f"{path}: its last documents validate, {share:.0%} of the text")
