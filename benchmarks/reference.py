@@ -10,7 +10,6 @@ and checkpoint), tokens/s, and the share of the card's own large product in the 
 format.
 """
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,20 +17,11 @@ import torch
 
 import common
 from lm336.cli import run_preset
-from lm336.files import read_json, write_json
+from lm336.files import read_json
 
 MINUTES = {"full": 20, "quick": 2}
 PRESET = Path(__file__).resolve().parent / "reference_gpu.json"
-
-
-def quickly(
-    preset: dict,
-) -> dict:
-    "The same model on a tenth of the text, for a hundred steps."
-    steps = dict(
-        max_steps=100, warmup_steps=10, log_interval=10, eval_interval=50, save_interval=100
-    )
-    return preset | dict(data="stories:20", training=preset["training"] | steps)
+QUICK = dict(data="stories:20", max_steps=100, eval_interval=50, save_interval=100)
 
 
 def main():
@@ -46,18 +36,10 @@ def main():
     args = common.parse(parser)
     if args.preset == PRESET and not torch.cuda.is_available():
         common.skip("needs a CUDA GPU: the reference run would take a CPU a day or so")
-    preset = args.preset
-    with tempfile.TemporaryDirectory() as folder:
-        if args.quick:
-            preset = Path(folder) / preset.name
-            write_json(preset, quickly(read_json(args.preset)))
-        score, _ = run_preset(preset, args.out)
+    score, _ = run_preset(args.preset, args.out, **(QUICK if args.quick else {}))
     run = read_json(args.out / "accounting.json")
-    tokens_per_second, flops_per_second = (
-        run["tokens"] / run["seconds"],
-        run["flops"] / run["seconds"],
-    )
-    share_of_peak = flops_per_second / run["product_speed"]
+    tokens_per_second = run["tokens"] / run["seconds"]
+    share_of_peak = run["flops"] / run["seconds"] / run["product_speed"]
     common.record(
         args,
         f"training run, {args.preset.stem}",

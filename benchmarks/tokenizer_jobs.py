@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from memory import peak_bytes
+
 END_OF_TEXT = "<|endoftext|>"
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
@@ -182,24 +184,6 @@ def encode_huggingface(text, folder, out):
         [found.ids for found in tokenizer.encode_batch_fast(batch)] for batch in batches(text)
     )
     save_documents(out, encoded, tokenizer.token_to_id(END_OF_TEXT))
-
-
-def peak_bytes():
-    "The most memory that this process held, and the largest of its helpers."
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    unit = 1 if sys.platform == "darwin" else 1024
-    helper = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # Linux's ru_maxrss counts the parent's memory, from before the program was loaded
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0]) + helper
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + helper
 
 
 if __name__ == "__main__":

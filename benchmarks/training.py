@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import common
+from memory import peak_bytes
 
 MINUTES = {"full": 4, "quick": 1}
 SIZES = {
@@ -271,8 +272,6 @@ def worker(connection, threads, steps, one, shape):
     )
     import torch
 
-    from lm336.training import peak_memory
-
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     start = time.perf_counter()
@@ -285,7 +284,7 @@ def worker(connection, threads, steps, one, shape):
         for _ in range(steps):
             step()
         seconds = (time.perf_counter() - start) / steps
-        connection.send((seconds, peak_memory() / 1e6))
+        connection.send((seconds, peak_bytes() / 1e6))
 
 
 def matrix_peak(threads, precisions):

@@ -75,9 +75,15 @@ def _adamw_loop(params, grads, exp_avgs, exp_avg_sqs, steps,
         p.sub_(lr * m_hat / (v_hat.sqrt() + eps))                       # ... and the step
 
 # %% ../nbs/10_adamw.ipynb #4dae0235
+_SKIPPING = ("cpu", "cuda")   # the devices whose kernel heeds found_inf and grad_scale; MPS's does not
+
 def _adamw_fused(params, grads, exp_avgs, exp_avg_sqs, steps, *, found_inf=None, **options):
     """The same in one pass over the memory of all parameters: PyTorch's kernel. Where found_inf is 1, nothing changes;
     a grad_scale divides the gradients first."""
+    if found_inf is not None and params[0].device.type not in _SKIPPING:
+        if found_inf:      # this waits for the device
+            return
+        found_inf = None
     torch._foreach_add_(steps, 1)
     if found_inf is not None:
         torch._foreach_sub_(steps, [found_inf] * len(steps))
@@ -149,5 +155,5 @@ def clip_grad_norm_(
 # %% ../nbs/10_adamw.ipynb #ea4b4f49
 @patch(as_prop=True)
 def _step_supports_amp_scaling(self: AdamW) -> bool:
-    "PyTorch's name for it: whether `step` itself leaves out an update in which a gradient overflowed."
-    return all(group["fused"] for group in self.param_groups)
+    "PyTorch's name for it: whether `step` itself unscales gradients, and leaves out an update in which one overflowed."
+    return all(group["fused"] and p.device.type in _SKIPPING for group in self.param_groups for p in group["params"])

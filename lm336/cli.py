@@ -74,8 +74,9 @@ def _check_memory(model):
 # %% ../nbs/19_cli.ipynb #9a64d0f3
 def _begin(folder, data, model, training, tokenizer_folder, overwrite):
     "Make a new run's texts, tokenizer, token files and run.json, and move them to their places."
-    from lm336.dataset import prepare
+    from lm336.dataset import load_tokens, prepare
     from lm336.evaluation import run_digests
+    from lm336.training import _check_texts
 
     _refuse_loss(folder, data, overwrite)
     _check_memory(replace(model, vocab_size=1))
@@ -83,9 +84,14 @@ def _begin(folder, data, model, training, tokenizer_folder, overwrite):
         new = Path(new)
         tokenizer = prepare(data, model.vocab_size, new, tokenizer_folder)
         if tokenizer.vocab_size < model.vocab_size:
-            print(f"{_fewer(tokenizer.vocab_size, model.vocab_size)}; the model has a row for each", flush=True)
+            reason = f"the tokenizer has {tokenizer.vocab_size:,} tokens, {model.vocab_size:,} were asked for"
+            if tokenizer_folder is None:
+                reason = _fewer(tokenizer.vocab_size, model.vocab_size)
+            print(f"{reason}; the model has a row for each", flush=True)
             model = replace(model, vocab_size=tokenizer.vocab_size)
         _check_memory(model)
+        training_text, validation_text = (load_tokens(new / "data" / f"{name}.npy") for name in ("train", "valid"))
+        _check_texts(model.context_length, training=training_text, validation=validation_text)
         write_json(new / "run.json", dict(data=data, model=asdict(model), training=asdict(training), digests=run_digests(new)))
         for path in _run_files(folder):
             path.unlink()
@@ -290,8 +296,7 @@ def lm336_demo(
     if (folder / "report.md").exists() and not overwrite:
         return _another_story(out, device)
     start, megabytes = time.perf_counter(), min(20, math.ceil(5 * minutes))   # of stories: enough for so many minutes
-    begun = not overwrite and any(folder.glob("checkpoints/step_*.safetensors"))
-    if begun:
+    if any(folder.glob("**/*.safetensors")) and not overwrite:
         _refuse_other_run(folder)
         print(f"going on with the run in {out}", flush=True)
         score, texts = run_preset(None, folder, resume=True, device=device)
@@ -311,6 +316,8 @@ def _refuse_other_run(folder):
     "`InputError` for a run that the demo did not begin: it goes by steps."
     from lm336.evaluation import read_run
 
+    if not any(folder.glob("checkpoints/step_*.safetensors")):
+        raise InputError(f"{folder} holds a model and no checkpoint to go on from: give another --out, or --overwrite")
     if read_run(folder)["training"].get("train_seconds") is None:
         raise InputError(f"{folder} holds another run, not yet ended: lm336_pretrain --resume --out {shlex.quote(str(folder))} "
                          "goes on with it; give another --out, or --overwrite")
@@ -327,7 +334,7 @@ def lm336_web(
     run: str,                  # a run folder, or any folder with a model and its tokenizer; stories: the model of lm336
     *,
     out: str,                  # folder that the page is written to
-    overwrite: bool = False,   # write among the files that are there, and over a page
+    overwrite: bool = False,   # replace files of these names that no page is made of
 ):
     "Make a page that runs the model in the browser of whoever opens it: a folder for any web server."
     from lm336.evaluation import check_digests, read_run
@@ -338,13 +345,11 @@ def lm336_web(
     source, folder = pretrained_folder(run), Path(out)
     if (folder / "run.json").exists() or folder.resolve() == source.resolve():
         raise InputError(f"{out} holds a model whose weights the page would halve: give another --out")
-    if folder.exists() and any(not path.name.startswith(".lm336") for path in folder.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty: give another --out, or --overwrite to write among what is there")
     if (source / "run.json").exists():
         check_digests(source, read_run(source), "tokenizer.json")
     model, tokenizer = Transformer.from_pretrained(source), Tokenizer.from_pretrained(source)
     with owned(folder):
-        to_web(model, tokenizer, folder)
+        to_web(model, tokenizer, folder, overwrite)
     print(f"the page is in {out}; to see it:\n    python -m http.server --directory {shlex.quote(out)}")
 
 # %% ../nbs/19_cli.ipynb #e35c6e7d

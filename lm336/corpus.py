@@ -37,11 +37,11 @@ def _decoded(file, path, size=1 << 20):
         try:
             yield decoder.decode(piece)
         except UnicodeDecodeError as error:
-            at = position - held + error.start
-            raise InputError(f"{path} is not UTF-8 at byte {at:,}; save it as UTF-8 text") from None
+            wrong = f"not UTF-8 at byte {position - held + error.start:,}"
+            raise InputError(f"{path} is {wrong}; save it as UTF-8 text") from None
         position += len(piece)
     if decoder.getstate()[0]:
-        raise InputError(f"{path} ends in the middle of a UTF-8 character; save it as UTF-8 text")
+        raise InputError(f"{path} ends in the middle of a UTF-8 character; save it anew")
 
 # %% ../nbs/00_corpus.ipynb #3f1b7a2c
 KINDS = ".txt", ".md", ".jsonl"  # each also with .gz
@@ -73,10 +73,11 @@ def _lines(path, field):
                 text = json.loads(line.decode("utf-8-sig"))[field]
                 text.encode("utf-8")
             except UnicodeEncodeError:
-                raise InputError(f"{path}, line {number}: half of a surrogate pair is no character") from None
+                wrong = "half of a surrogate pair is no character"
+                raise InputError(f"{path}, line {number}: {wrong}") from None
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                expected = f'{{"{field}": "some text"}}'
-                raise InputError(f"{path}, line {number}: expected an object like {expected}") from None
+                wrong = f'expected an object like {{"{field}": "some text"}}'
+                raise InputError(f"{path}, line {number}: {wrong}") from None
             yield text
 
 
@@ -84,9 +85,9 @@ def _read_file(path, separator, field):
     "The text of one file in pieces."
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give {_EXPECTED}")
-    if _kind(path) not in ("", *KINDS):  # a name without an end, as of a pipe, is taken for text
-        raise InputError(f"{path} is no kind of file that is read: give {_EXPECTED}; if it is plain text, "
-                         "let its name end in .txt")
+    if _kind(path) not in ("", *KINDS):  # without a suffix, as a pipe's, it is taken for text
+        raise InputError(f"{path} is no kind of file that is read: give {_EXPECTED}; if it is "
+                         "plain text, let its name end in .txt")
     if _kind(path) == ".jsonl":
         for text in _lines(path, field):
             yield text + separator
@@ -99,13 +100,13 @@ _EXPECTED = "a .txt, .md or .jsonl file, each also with .gz, or a folder of them
 
 # %% ../nbs/00_corpus.ipynb #a94c27e3
 MADE = ".lm336-made"  # names the texts beside it that were made from others
-_RUNS = {"run.json"}, {"config.json", "tokenizer.json"}  # what only the folder of a run or a model holds
+_RUNS = {"run.json"}, {"config.json", "tokenizer.json"}  # what the folder of one holds
 
 
 def _made(folder):
     "The names of the files in a folder that were made from other texts."
     mark = folder / MADE
-    return set(mark.read_text(encoding="utf-8", errors="replace").split()) if mark.is_file() else set()
+    return set(mark.read_text("utf-8", "replace").split()) if mark.is_file() else set()
 
 
 def _is_run(folder):
@@ -121,7 +122,7 @@ def _text_files(folder, left_out, seen):
         except OSError:  # a link to nothing
             left_out["that cannot be opened"] += 1
             continue
-        same = (status.st_dev, status.st_ino or path.resolve())
+        same = status.st_dev, status.st_ino or path.resolve()
         if path.name.startswith(".") or path.name == "__MACOSX":
             left_out["hidden"] += path.name != MADE
         elif path.name in made or _is_run(path):
@@ -132,7 +133,7 @@ def _text_files(folder, left_out, seen):
             seen.add(same)
             yield from _text_files(path, left_out, seen)
         elif _kind(path) not in KINDS or not path.is_file():
-            left_out[f"of another kind ({_kind(path) or 'no suffix'})"] += 1
+            left_out["of other kinds"] += 1
         elif path.suffix.lower() == ".gz" and path.with_suffix("").exists():
             left_out["unpacked beside it"] += 1
         else:
@@ -154,25 +155,27 @@ def text_files(
     """
     folder, left_out = Path(folder), Counter()
     if _is_run(folder):
-        raise InputError(f"{folder} is the folder of a run or a model, not a text; give {_EXPECTED}")
+        raise InputError(f"{folder} is the folder of a run or a model, not a text; "
+                         f"give {_EXPECTED}")
     own = folder.stat()
     found = list(_text_files(folder, left_out, {(own.st_dev, own.st_ino)}))
-    told = ", ".join(f"{number} {what}" for what, number in sorted(left_out.items()) if number)
+    told = ", ".join(f"{n} {what}" for what, n in sorted(left_out.items()) if n)
     if not found:
-        raise InputError(f"{folder} has no .txt, .md or .jsonl file in it; left out: {told or 'nothing'}")
+        raise InputError(f"{folder} has no {', '.join(KINDS)} in it; left out: "
+                         f"{told or 'nothing'}")
     if told:
         _say_once(f"{folder}: read {len(found)}; left out {told}")
     return found
 
 
 def read_text(
-    path: str | os.PathLike,  # a .txt, .md or .jsonl file, each also with .gz, or a folder of them
-    separator: str = END_OF_TEXT,  # put after each text of a .jsonl file and each file of a folder
+    path: str | os.PathLike,  # a .txt, .md, .jsonl, each also with .gz, or a folder of them
+    separator: str = END_OF_TEXT,  # put after each text of a .jsonl, each file of a folder
     field: str = "text",  # the text's name in a .jsonl file
 ) -> Iterator[str]:
     """The text in pieces of about a megabyte.
 
-    FileNotFoundError; InputError if it is not UTF-8, lacks the field or has another kind of name.
+    FileNotFoundError; InputError if it is not UTF-8, lacks the field or is of another kind.
     """
     path = Path(path)
     if not path.is_dir():
@@ -185,7 +188,7 @@ def read_text(
 
 # %% ../nbs/00_corpus.ipynb #825f7548
 def _parts(pieces, separator):
-    "A text that comes in pieces, cut where documents end: (part, whether a document ends there)."
+    "A text that comes in pieces, cut where documents end: (part, whether one ends there)."
     waiting = ""
     for piece in pieces:
         *ended, waiting = (waiting + piece).split(separator)
@@ -222,7 +225,7 @@ def iter_documents(
 
 # %% ../nbs/00_corpus.ipynb #22df09a1
 def _write_text(pieces, path, separator=END_OF_TEXT):
-    "Write a text. Returns its characters, and for each place between two documents the characters and bytes before it."
+    "Write a text. Returns its characters, and those and the bytes before each new document."
     chars, size, ends, sizes, first, last = 0, 0, array("Q"), array("Q"), None, 0
     with open(path, "wb") as file:
         for part, ended in _parts(pieces, separator):
@@ -253,7 +256,7 @@ def _bytes_before(path, chars):
 
 
 def _move_end(whole, end, at, separator=END_OF_TEXT.encode("utf-8")):
-    "Move what stands behind so many bytes to a file of its own; False, and nothing is moved, inside a separator."
+    "Move what stands behind so many bytes to another file; False, and no move, in a marker."
     reach = len(separator) - 1
     begin = max(0, at - reach)
     with open(whole, "r+b") as source, open(end, "wb") as target:
@@ -266,15 +269,13 @@ def _move_end(whole, end, at, separator=END_OF_TEXT.encode("utf-8")):
     return True
 
 # %% ../nbs/00_corpus.ipynb #51e8c0f9
-def _places(folder):
-    "Where the two texts go; `InputError` for a file there that is not ours."
-    folder, names = Path(folder), ("train.txt", "valid.txt")
-    ours = _made(folder) if folder.is_dir() else set()
-    for name in names:
-        if (folder / name).exists() and name not in ours and not (folder.parent / "run.json").exists():
-            raise InputError(f"{folder / name} is there already and would be overwritten; remove it, "
+def _check_free(*paths):
+    "InputError for a file that is in the way of a text of ours, and not ours."
+    for path in paths:
+        folder = path.parent
+        if path.exists() and path.name not in _made(folder) and not _is_run(folder.parent):
+            raise InputError(f"{path} is there already and would be overwritten; remove it, "
                              "or give another folder")
-    return folder / names[0], folder / names[1]
 
 
 def _mark(folder):
@@ -290,13 +291,17 @@ def split_text(
 ) -> tuple[Path, Path]:  # train.txt and valid.txt
     """Cut a text in two: its beginning to train on, its end to validate.
 
-    The cut is between two documents, where there are any.
+    The cut is between two documents where that leaves each part at least half of its share;
+    else inside one.
     """
     if not 0 < valid_fraction < 1:
-        raise InputError(f"valid_fraction is {valid_fraction}; expected a share between 0 and 1")
-    if Path(path).resolve() in (Path(folder, name).resolve() for name in ("train.txt", "valid.txt")):
-        raise InputError(f"{path} would be overwritten by its own first part; give another folder than {folder}")
-    train, valid = _places(folder)
+        raise InputError(f"valid_fraction is {valid_fraction}; expected a share between 0 and "
+                         "1, such as 0.1")
+    train, valid = Path(folder, "train.txt"), Path(folder, "valid.txt")
+    if Path(path).resolve() in (train.resolve(), valid.resolve()):
+        raise InputError(f"{path} would be overwritten by its own first part; give another "
+                         f"folder than {folder}")
+    _check_free(train, valid)
     with atomic_path(train) as train_tmp, atomic_path(valid) as valid_tmp:
         total, ends, sizes = _write_text(read_text(path), train_tmp)
         if total == 0:
@@ -305,18 +310,25 @@ def split_text(
         fitting = ends[bisect_left(ends, cut / 2) : bisect_right(ends, (cut + total) / 2)]
         if fitting:
             cut = min(fitting, key=lambda end: abs(end - cut))
-            _move_end(train_tmp, valid_tmp, sizes[bisect_left(ends, cut)])
-            if abs(1 - cut / total - valid_fraction) > valid_fraction / 2:
-                _say_once(f"{path}: its last documents validate, {1 - cut / total:.0%} of the text")
-        elif not (0 < cut < total and _move_end(train_tmp, valid_tmp, _bytes_before(train_tmp, cut))):
-            raise InputError(f"{path} has {total:,} characters, too few to keep {valid_fraction:.0%} of "
-                             "them for validation")
+            at = sizes[bisect_left(ends, cut)]
+        else:
+            at = _bytes_before(train_tmp, cut)
+        if not 0 < cut < total or not _move_end(train_tmp, valid_tmp, at):
+            raise InputError(f"{path} has {total:,} characters, and {valid_fraction:.0%} of them "
+                             "cannot be cut off to validate on; give a longer text")
+        share = 1 - cut / total
+        if fitting and abs(share - valid_fraction) > valid_fraction / 2:
+            _say_once(f"{path}: its last documents validate, {share:.0%} of the text")
         _mark(folder)
     return train, valid
 
 # %% ../nbs/00_corpus.ipynb #e92e172c
-class _Retry(Exception): "A failure that another attempt may cure."
-class _StartAgain(_Retry): "The same, and what we have is of no use."
+class _Retry(Exception):
+    "A failure that another attempt may cure."
+
+
+class _StartAgain(_Retry):
+    "The same, and what we have is of no use."
 
 
 def _check_address(url, error=InputError, source="it"):
@@ -332,7 +344,7 @@ def _check_address(url, error=InputError, source="it"):
 
 def _pool(url):
     "Connections, through the proxy that the environment names, if any."
-    import urllib.request, urllib3       # here: whoever downloads nothing need not wait for them
+    import urllib.request, urllib3  # here: whoever downloads nothing need not wait for them
     parts, timeout = urlsplit(url), urllib3.Timeout(connect=10, read=30)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or urllib.request.proxy_bypass(parts.hostname):
@@ -342,14 +354,15 @@ def _pool(url):
 
 
 def _open_url(pool, url, start, version):
-    "The response to a request for the bytes from `start` of that version, and what the redirects on the way told."
+    "The response to a request for a version's bytes from `start`, and what redirects told."
     headers, known = {"Accept-Encoding": "identity"}, {}
     if start:
         headers["Range"] = f"bytes={start}-"
         if version and not _is_digest(version):
             headers["If-Range"] = version
     for _ in range(8):
-        response = pool.request("GET", url, headers=headers, preload_content=False, redirect=False, retries=False)
+        response = pool.request("GET", url, headers=headers, preload_content=False,
+                                redirect=False, retries=False)
         for name in ("X-Linked-Etag", "X-Linked-Size"):
             if name in response.headers:
                 known[name] = response.headers[name].strip('"')
@@ -357,7 +370,8 @@ def _open_url(pool, url, start, version):
             return response, known
         response.close()
         if not response.headers.get("Location"):
-            raise OSError(f"{url}: the server answered {response.status}, a redirect to nowhere")
+            raise OSError(f"{url}: the server answered {response.status}, a redirect to "
+                          "nowhere")
         try:
             target = urljoin(url, response.headers["Location"])
         except ValueError:  # an IPv6 address that is none
@@ -372,7 +386,7 @@ def _is_digest(text):
 
 
 def _version(response, known):
-    "What the server calls this state of the file: its SHA-256, its ETag, or when it was changed; empty if it does not say."
+    "What the server calls this state of the file: a SHA-256, an ETag or a date, or nothing."
     digest, etag = known.get("X-Linked-Etag", ""), response.headers.get("ETag", "")
     if _is_digest(digest):
         return digest
@@ -407,13 +421,14 @@ def _is_packed(url, response, part):
     if packing in ("", "identity") or response.status not in (200, 206):
         return False
     if packing in ("gzip", "x-gzip", "deflate"):
-        return not part.name.endswith(".gz.part")  # of a .gz file some servers say so, and mean the file's own
-    raise OSError(f"{url}: the server packs it as {packing!r}, which was not asked for and cannot be read")
+        return not part.name.endswith(".gz.part")  # some servers say it of the file itself
+    raise OSError(f"{url}: the server packs it as {packing!r}, which was not asked for")
 
 
 def _promised(response, known, start, packed):
-    "How long the whole file is to be, or None: as the hub says, else the range, else the rest that comes."
-    for size in (known.get("X-Linked-Size", ""), response.headers.get("Content-Range", "").rpartition("/")[2]):
+    "How long the file is to be, or None: by the hub, else by the range, else by what comes."
+    of_range = response.headers.get("Content-Range", "").rpartition("/")[2]
+    for size in (known.get("X-Linked-Size", ""), of_range):
         if _is_number(size):
             return int(size)
     rest = response.headers.get("Content-Length", "")
@@ -421,7 +436,7 @@ def _promised(response, known, start, packed):
 
 
 def _fetch(pool, url, part, bar, checked):
-    "One attempt to bring `part` to its full length. Returns the SHA-256 that the server states, or None."
+    "One attempt to bring `part` to its full length. Returns the SHA-256 it has to have."
     note = part.with_name(part.name + ".version")
     start = part.stat().st_size if part.exists() else 0
     ours = note.read_text(encoding="latin-1") if start and note.exists() else ""
@@ -434,8 +449,9 @@ def _fetch(pool, url, part, bar, checked):
     try:
         whole = response.status == 416 and content_range == f"bytes */{start}"
         if start and (whole or response.status == 206):
-            known_same, changed = ours and ours == version, ours and version and ours != version
-            if packed or changed or not (known_same or checked or digest):
+            same = bool(ours) and ours == version
+            changed = bool(ours) and bool(version) and not same
+            if packed or changed or not (same or checked or digest):
                 raise _StartAgain("the server's file may be another one by now")
         if whole:
             return digest
@@ -459,16 +475,16 @@ def _fetch(pool, url, part, bar, checked):
 def download(
     url: str,  # http or https
     path: str | os.PathLike,  # where the file shall be; returned at once if it is there
-    sha256: str | None = None,  # the digest it must have, in hexadecimal; None: the one that the server states, if any
-    attempts: int = 6,  # how often to try before giving up; each goes on where the last one stopped
+    sha256: str | None = None,  # what it must have, in hexadecimal; None: the server's, if any
+    attempts: int = 6,  # before giving up; each goes on where the last one stopped
     pause: float = 1.0,  # seconds before the second attempt, doubled with each further one
     progress: bool = True,  # show a bar
 ) -> Path:  # that file
     """Fetch a file once: resumed after a lost connection, checked, never half there.
 
-    FileNotFoundError if the server does not have it, ConnectionError after the last attempt (what came is kept for the
-    next call), InputError if the bytes are not those that were promised. Another process that wants the same
-    file waits for this one.
+    FileNotFoundError if the server does not have it, ConnectionError after the last attempt
+    (what came is kept for the next call), InputError if the bytes are not those that were
+    promised. Another process that wants the same file waits for this one.
     """
     path = Path(path)
     if path.is_dir():
@@ -519,11 +535,12 @@ def _check_digest(part, url, expected):
     found = sha256(part)
     if expected and found != expected.lower():
         _forget(part)
-        raise InputError(f"{url} came with SHA-256 {found}, expected {expected}; it was thrown away, try again")
+        raise InputError(f"{url} came with SHA-256 {found}, expected {expected}; it was "
+                         "thrown away, try again")
 
 # %% ../nbs/00_corpus.ipynb #3d13e6da
 def cache_folder() -> Path:
-    "Where downloads are kept: `LM336_CACHE`, or lm336 in `XDG_CACHE_HOME`, which is .cache in the home folder."
+    "Where downloads are kept: `LM336_CACHE`, or lm336 in `XDG_CACHE_HOME` or in ~/.cache."
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LM336_CACHE") or Path(caches, "lm336"))
 
@@ -537,7 +554,7 @@ def tinystories(
     address = f"{hub}/datasets/roneneldan/TinyStories/resolve/main"
     _say_once(f"TinyStories is kept in {folder}")
     train, valid = "TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt"
-    return download(f"{address}/{train}", folder / train), download(f"{address}/{valid}", folder / valid)
+    return tuple(download(f"{address}/{name}", folder / name) for name in (train, valid))
 
 # %% ../nbs/00_corpus.ipynb #2563c000
 class Mention(NamedTuple):
@@ -934,9 +951,9 @@ def stories_size(
 
 
 def corpus_files(
-    data: str,  # "stories", "stories:300" for 300 MB of them, "tinystories", or the path of a text
-    folder: str | os.PathLike,  # where the files go, but for "tinystories", which has a place of its own
-    seed: int = 0,  # of the stories; the validation file gets a twentieth as many, at most a megabyte
+    data: str,  # "stories", "stories:300" (megabytes), "tinystories" or the path of a text
+    folder: str | os.PathLike,  # where they go, but for "tinystories", which has its own place
+    seed: int = 0,  # of the stories; a twentieth as many, at most a megabyte, validate
 ) -> tuple[Path, Path]:  # the training and the validation file
     "The training and the validation text of a corpus, made if need be."
     if str(data) == "tinystories":
@@ -944,7 +961,8 @@ def corpus_files(
     num_bytes = stories_size(data)
     if num_bytes is None:
         return split_text(data, folder)
-    train, valid = _places(folder)
+    train, valid = Path(folder, "train.txt"), Path(folder, "valid.txt")
+    _check_free(train, valid)
     _mark(folder)
     write_stories(valid, min(max(num_bytes // 20, 1), 1_000_000), [seed, 1])
     write_stories(train, num_bytes, [seed, 0], without=set(iter_documents(valid)))

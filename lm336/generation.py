@@ -32,6 +32,16 @@ def draw(
     return torch.searchsorted(ends, (darts * ends[..., -1])[..., None], right=True).squeeze(-1)
 
 # %% ../nbs/13_generation.ipynb #f434d920
+def _as_float(value):
+    "A setting as a float, NumPy's numbers too: NaN for what is no number, infinity for what no float can hold."
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _check_sampling(temperature, top_k, top_p, min_p):
     "`InputError` for a setting out of range."
     above_0, largest = math.ulp(0), sys.float_info.max
@@ -43,8 +53,8 @@ def _check_sampling(temperature, top_k, top_p, min_p):
     ):
         if value is None and name != "temperature":
             continue
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or (name == "top_k" and value != int(value)):
+        number = _as_float(value)
+        if not low <= number <= high or (name == "top_k" and not number.is_integer()):     # NaN is nowhere between
             raise InputError(f"{name} is {value!r}: {needed}")
 
 # %% ../nbs/13_generation.ipynb #13a0b002
