@@ -33,7 +33,8 @@ class BuildWithStories(build_py):
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib) / cfg["lib_name"] / "stories"
-            shutil.copytree(ROOT / "data" / "demo", target, dirs_exist_ok=True)
+            hidden = shutil.ignore_patterns(".*")
+            shutil.copytree(ROOT / "data" / "demo", target, dirs_exist_ok=True, ignore=hidden)
 
 
 setup(

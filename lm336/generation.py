@@ -7,16 +7,18 @@ __all__ = ['draw', 'next_token_probs', 'sample', 'Decoder', 'generate_stream']
 
 # %% ../nbs/13_generation.ipynb #818e0fd3
 import math
+import sys
 from collections.abc import Iterator
+from numbers import Real
 
 import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .attention import MultiHeadSelfAttention
+from .attention import KVCache, MultiHeadSelfAttention
 from .block import RMSNorm, SwiGLU, TransformerBlock
-from .errors import InputError
 from .embeddings import Embedding, Linear
+from .errors import InputError
 from .rope import RotaryEmbedding
 from .transformer import Transformer
 
@@ -30,34 +32,61 @@ def draw(
     return torch.searchsorted(ends, (darts * ends[..., -1])[..., None], right=True).squeeze(-1)
 
 # %% ../nbs/13_generation.ipynb #f434d920
+def _as_float(value):
+    "A setting as a float, NumPy's numbers too: NaN for what is no number, infinity for what no float can hold."
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _check_sampling(temperature, top_k, top_p, min_p):
-    def number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-    if not number(temperature) or temperature < 0:
-        raise InputError(f"temperature is {temperature!r}: a finite number of at least 0 is needed")
-    for name, value, allowed, words in (("top_k", top_k, lambda x: x >= 1 and x == int(x), "a whole number of at least 1"),
-                                        ("top_p", top_p, lambda x: 0 < x <= 1, "a number above 0 and up to 1"),
-                                        ("min_p", min_p, lambda x: 0 <= x <= 1, "a number from 0 to 1")):
-        if value is not None and not (number(value) and allowed(value)):
-            raise InputError(f"{name} is {value!r}: {words} is needed, or None")
+    "`InputError` for a setting out of range."
+    above_0, largest = math.ulp(0), sys.float_info.max
+    for name, value, low, high, needed in (
+        ("temperature", temperature, 0, largest, "a finite number of at least 0 is needed"),
+        ("top_k", top_k, 1, largest, "a whole number of at least 1 is needed, or None"),
+        ("top_p", top_p, above_0, 1, "a number above 0 and up to 1 is needed, or None"),
+        ("min_p", min_p, 0, 1, "a number from 0 to 1 is needed, or None"),
+    ):
+        if value is None and name != "temperature":
+            continue
+        number = _as_float(value)
+        if not low <= number <= high or (name == "top_k" and not number.is_integer()):     # NaN is nowhere between
+            raise InputError(f"{name} is {value!r}: {needed}")
+
+# %% ../nbs/13_generation.ipynb #13a0b002
+def _check_largest(largest):
+    "`FloatingPointError` where the largest logit of a row is no finite number."
+    if not largest.isfinite().all():
+        raise FloatingPointError(f"the model's logits cannot be drawn from: the largest is {largest[~largest.isfinite()][0].item()}. "
+                                 "Do its weights hold NaN, or numbers too large for their format?")
 
 # %% ../nbs/13_generation.ipynb #4a195c70
 def _shortlist(logits, temperature, top_k, top_p, min_p):
     "Probabilities (..., kept) and their tokens (..., kept); None for all of the vocabulary in its order."
     _check_sampling(temperature, top_k, top_p, min_p)
     logits, tokens = logits.to(torch.promote_types(logits.dtype, torch.float32)), None
-    if temperature == 0: top_k = 1
+    largest, likeliest = logits.max(-1, keepdim=True)                    # of equal ones the first
+    _check_largest(largest)
+    if temperature == 0:
+        return torch.ones_like(largest), likeliest
+    limits = torch.finfo(logits.dtype)
     if top_k is not None and top_k < logits.shape[-1]:
         logits, tokens = logits.topk(int(top_k), -1)                     # the likeliest first
-    if temperature not in (0, 1):
-        logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the largest becomes 0: no overflow
+    if temperature != 1:                                                 # the largest becomes 0: no overflow
+        logits = (logits - largest) / min(max(float(temperature), limits.tiny), limits.max)
     probabilities = logits.softmax(-1)
     if top_p is not None and top_p < 1:
-        if tokens is None: probabilities, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+        if tokens is None:
+            probabilities, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         likelier = probabilities.cumsum(-1) - probabilities              # the probability of all likelier tokens
-        probabilities = probabilities * (likelier < top_p)
+        probabilities = probabilities * (likelier < max(float(top_p), limits.tiny))
         probabilities /= probabilities.sum(-1, keepdim=True)
     if min_p:
-        least = min_p * probabilities.amax(-1, keepdim=True)
+        least = float(min_p) * probabilities.amax(-1, keepdim=True)
         probabilities = probabilities * (probabilities >= least)
         probabilities /= probabilities.sum(-1, keepdim=True)
     return probabilities, tokens
@@ -73,10 +102,11 @@ def next_token_probs(
     """Probabilities to draw the next token from: temperature, then top-k, top-p and min-p in this order.
 
     Fan et al. 2018 section 5, Holtzman et al. 2020 eq. 2, Nguyen et al. 2024 section 3.
-    `InputError` for a setting out of range.
+    `InputError` for a setting out of range, `FloatingPointError` for logits that are NaN or infinite.
     """
     probabilities, tokens = _shortlist(logits, temperature, top_k, top_p, min_p)
-    if tokens is None: return probabilities
+    if tokens is None:
+        return probabilities
     return probabilities.new_zeros(logits.shape).scatter_(-1, tokens, probabilities)
 
 # %% ../nbs/13_generation.ipynb #0a1088e4
@@ -89,8 +119,9 @@ def sample(
     min_p: float = None,      # "
 ) -> torch.Tensor:            # tokens (...)
     "Draw from `next_token_probs`, one token per row, each by its dart. Errors as there."
-    if temperature == 0: return logits.max(-1).indices
     probabilities, tokens = _shortlist(logits, temperature, top_k, top_p, min_p)
+    if temperature == 0:
+        return tokens.squeeze(-1)
     drawn = draw(probabilities, darts)
     return drawn if tokens is None else tokens.gather(-1, drawn[..., None]).squeeze(-1)
 
@@ -197,7 +228,8 @@ def _check_prompts(model, ids):
     rows = [list(row) for row in ([ids] if single else ids)]
     for n, row in enumerate(rows):
         where = "the prompt" if single else f"prompt {n}"
-        if not row: raise InputError(f"{where} is empty: at least one token is needed, for instance the end of a text")
+        if not row:
+            raise InputError(f"{where} is empty: at least one token is needed, for instance the end of a text")
         if len(row) > c.context_length:
             raise InputError(f"{where} has {len(row)} tokens: this model's context holds {c.context_length}")
         for i in row:
@@ -207,23 +239,51 @@ def _check_prompts(model, ids):
                 raise InputError(f"{where} holds the token id {i}: this model's vocabulary is 0 to {c.vocab_size - 1}")
     return [[int(i) for i in row] for row in rows], single
 
+
+def _check_counts(model, max_new_tokens, vocab_size):
+    "How many of the model's logits are drawn from. `InputError` for a number that makes no sense."
+    if not hasattr(max_new_tokens, "__index__") or max_new_tokens < 0:
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}: a whole number of at least 0 is needed")
+    if vocab_size is None:
+        return model.config.vocab_size
+    if not hasattr(vocab_size, "__index__") or not 1 <= vocab_size <= model.config.vocab_size:
+        raise InputError(f"vocab_size is {vocab_size!r}: a whole number from 1 to the model's {model.config.vocab_size} is needed, or None")
+    return int(vocab_size)
+
 # %% ../nbs/13_generation.ipynb #b731d75b
-def _throw_darts(num_rows, count, seed):
-    "Uniform numbers (num_rows, count), each row from a generator of its own, on the CPU for any device."
-    if seed is None: seed = torch.randint(2**62, ()).item()
-    if not hasattr(seed, "__index__"): raise InputError(f"seed is {seed!r}: a whole number is needed, or None")
-    generators = [torch.Generator().manual_seed((int(seed) + row) % 2**63) for row in range(num_rows)]
-    return torch.stack([torch.rand(count, generator=generator) for generator in generators])
+def _generators(num_rows, seed):
+    "A random generator for each row, on the CPU for any device. `InputError` for a seed that is none."
+    if seed is None:
+        seed = torch.randint(2**62, ()).item()
+    if not hasattr(seed, "__index__"):
+        raise InputError(f"seed is {seed!r}: a whole number is needed, or None")
+    return [torch.Generator().manual_seed((int(seed) + row) % 2**63) for row in range(num_rows)]
+
+
+def _darts(generators, device, block=256):
+    "Uniform numbers (num_rows,), one tensor after the other without end. A block's size changes nothing."
+    while True:
+        yield from torch.stack([torch.rand(block, generator=generator) for generator in generators]).T.to(device)
 
 # %% ../nbs/13_generation.ipynb #b19b885f
 def _read(model, rows, room):
     "The rows' texts, filled up on the left, through the model: a cache with room for more, and logits (batch, vocab)."
     width = max(map(len, rows))
     padding = [width - len(row) for row in rows]
-    columns = min(width + room, model.config.context_length)
+    columns = min(width + min(room, 256), model.config.context_length)
     cache = model.new_cache(len(rows), columns, padding if any(padding) else None)
     ids = torch.tensor([[0] * n + row for n, row in zip(padding, rows)], device=model.device)
     return cache, model.lm_head(model.hidden_states(ids, cache)[:, -1])
+
+
+def _enlarge(model, cache):
+    "A cache with twice the columns, as far as the context goes, that holds what this one holds."
+    old = cache[0]
+    columns = min(2 * old.max_seq_len, model.config.context_length)
+    larger = model.new_cache(len(old.keys), columns, old.start, old.keys.dtype)
+    for new_layer, layer in zip(larger, cache):
+        new_layer.append(layer.keys, layer.values)
+    return larger
 
 # %% ../nbs/13_generation.ipynb #1340daa9
 @torch.inference_mode()
@@ -237,33 +297,42 @@ def generate_stream(
     min_p: float = None,       # draw among those at least this many times as likely as the likeliest
     seed: int = None,          # the same seed gives the same text; row i of a batch uses seed + i
     stop_token: int = None,    # a row ends after this token, which is given too
+    vocab_size: int = None,    # ids from here on are never drawn; None: the model's own
+    with_logits: bool = False, # give each id with the logits (vocab_size,) that it was drawn from, a batch as (batch, vocab_size)
 ) -> Iterator:                 # of ids; for a batch of lists, an id for each row, None where it has ended
     """New tokens, each as soon as it is drawn.
 
     Where a text outgrows the context, the model reads its last half anew and carries on.
     `InputError`, when the first token is asked for: a prompt that is empty, longer than the context
-    or has an id outside of the vocabulary; a setting out of range.
+    or has an id outside of the vocabulary; a setting out of range. `FloatingPointError`: logits that are NaN or infinite.
     """
     rows, single = _check_prompts(model, ids)
     _check_sampling(temperature, top_k, top_p, min_p)
-    if not hasattr(max_new_tokens, "__index__") or max_new_tokens < 0:
-        raise InputError(f"max_new_tokens is {max_new_tokens!r}: a whole number of at least 0 is needed")
-    darts = _throw_darts(len(rows), max_new_tokens, seed).T.to(model.device)
+    vocab_size = _check_counts(model, max_new_tokens, vocab_size)
+    darts = _darts(_generators(len(rows), seed), model.device)
     context, cache, decoder, ended = model.config.context_length, None, None, [False] * len(rows)
-    for step, dart in enumerate(darts):
+    for step in range(max_new_tokens):
         left = max_new_tokens - step
-        if cache is None: cache, logits = _read(model, rows, left)
+        if cache is None:
+            cache, logits = _read(model, rows, left)
         else:
-            if step == 1 and left > 16 and Decoder.fits(model): decoder = Decoder(model, len(rows))
+            if step == 1 and left > 16 and Decoder.fits(model):
+                decoder = Decoder(model, len(rows))
+            if cache[0].length == cache[0].max_seq_len:
+                cache = _enlarge(model, cache)
             logits = decoder(new, cache) if decoder else model(new[:, None], cache)[:, -1]
-        new = sample(logits, dart, temperature, top_k, top_p, min_p)
+        logits = logits[:, :vocab_size]
+        new = sample(logits, next(darts), temperature, top_k, top_p, min_p)
         drawn = new.tolist()
-        yield drawn[0] if single else [None if over else i for i, over in zip(drawn, ended)]
+        given = drawn[0] if single else [None if over else i for i, over in zip(drawn, ended)]
+        yield (given, logits[0] if single else logits) if with_logits else given
         ended = [over or i == stop_token for i, over in zip(drawn, ended)]
-        if all(ended): return
+        if all(ended):
+            return
         for n, i in enumerate(drawn):
             rows[n].append(i)
-            if len(rows[n]) > context: rows[n], cache = rows[n][-max(1, context // 2):], None
+            if len(rows[n]) > context:
+                rows[n], cache = rows[n][-max(1, context // 2):], None
 
 # %% ../nbs/13_generation.ipynb #f66dad4e
 @patch
@@ -276,10 +345,12 @@ def generate(self: Transformer,
     min_p: float = None,       # draw among those at least this many times as likely as the likeliest
     seed: int = None,          # the same seed gives the same text; row i of a batch uses seed + i
     stop_token: int = None,    # a row ends after this token, which is kept
+    vocab_size: int = None,    # ids from here on are never drawn; None: the model's own
 ) -> list:                     # prompt and new ids; for a batch a list of such lists
     "Continue a prompt, or each of a batch of prompts. Errors and the full context as `generate_stream`."
     rows, single = _check_prompts(self, ids)
-    for drawn in generate_stream(self, rows, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop_token):
+    for drawn in generate_stream(self, rows, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop_token, vocab_size):
         for row, i in zip(rows, drawn):
-            if i is not None: row.append(i)
+            if i is not None:
+                row.append(i)
     return rows[0] if single else rows

@@ -73,9 +73,12 @@ def build_tables(self: RotaryEmbedding,
 
 @patch
 def _apply(self: RotaryEmbedding, fn, recurse=True):
-    "Moved or converted (`.to`, `.double`, `.half`, `.to_empty`): new tables, as exact as can be."
-    nn.Module._apply(self, fn, recurse)
-    self.build_tables(self.cos.device, self.cos.dtype)
+    """Moved or converted (`.to`, `.double`, `.half`, `.to_empty`): new tables, as exact as can be. Layers that share
+    the module ask it one after the other; only the first finds it somewhere else than it should be."""
+    moved = fn(self.cos.new_empty(0))
+    dtype = torch.promote_types(moved.dtype, torch.float32)
+    if (moved.device, dtype) != (self.cos.device, self.cos.dtype):
+        self.build_tables(moved.device, dtype)
     return self
 
 

@@ -8,7 +8,10 @@ __all__ = ['token_bars', 'sampler_answers', 'one_module', 'Sampler', 'BPEStepper
            'watch_learning', 'LearningSlider']
 
 # %% ../nbs/15_widgets.ipynb #b0532a8b
-import codecs, math, re, time
+import codecs
+import math
+import re
+import time
 from importlib.resources import files
 from pathlib import Path
 from threading import Thread
@@ -21,7 +24,7 @@ from fastcore.basics import patch
 
 from .attention import scaled_dot_product_attention
 from .errors import InputError
-from .generation import next_token_probs, sample, _throw_darts
+from .generation import generate_stream, next_token_probs
 from .schedule import cosine_schedule
 from .tokenizer import Tokenizer
 from .training import Trainer, TrainingConfig
@@ -33,29 +36,27 @@ def token_bars(
     tokenizer: Tokenizer,   # to name the tokens
     message: dict,          # temperature, topK, topP, and count: how many to show
 ) -> list[dict]:            # id, text and probability, the likeliest first
-    "What the next token would be drawn from."
+    "What the next token would be drawn from: tokens of the tokenizer, though the model may have more rows."
+    logits = logits[:tokenizer.vocab_size]
     kept = next_token_probs(logits, message.get("temperature", 1.0), message.get("topK"), message.get("topP"))
     probabilities, ids = kept.topk(min(message.get("count", 10), len(kept)))
     return [dict(id=i, text=tokenizer.decode([i]), probability=p)
             for i, p in zip(ids.tolist(), probabilities.tolist()) if p > 0]
 
 # %% ../nbs/15_widgets.ipynb #99a6b56b
-@torch.no_grad()
 def _story(model, tokenizer, ids, message):
     "Tokens after `ids`, each with its surprise and what it was drawn from; at the end, how many there were."
-    count, temperature = message.get("maxNewTokens", 200), message.get("temperature", 1.0)
-    decoder, context = codecs.getincrementaldecoder("utf-8")(errors="replace"), model.config.context_length
-    cache, fresh, told, start = model.new_cache(1), ids, 0, time.perf_counter()
-    for dart in _throw_darts(1, count, message.get("seed")).flatten().to(model.device):
-        logits = model(torch.tensor([fresh], device=model.device), cache)[0, -1]
-        new = sample(logits, dart, temperature, message.get("topK"), message.get("topP")).item()
-        if new == tokenizer.end_of_text_id: break
+    decoder, told, start = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0, time.perf_counter()
+    settings = {ours: message[theirs] for ours, theirs in (("temperature", "temperature"), ("top_k", "topK"), ("top_p", "topP"),
+                                                           ("seed", "seed")) if message.get(theirs) is not None}
+    stream = generate_stream(model, ids, message.get("maxNewTokens", 200), **settings,
+                             vocab_size=tokenizer.vocab_size, with_logits=True)
+    for new, logits in stream:
+        if new == tokenizer.end_of_text_id:
+            break
+        told += 1
         yield dict(type="token", id=new, text=decoder.decode(tokenizer.vocab[new]), bars=token_bars(logits, tokenizer, message),
                    surprise=-logits.log_softmax(-1)[new].item() / math.log(2))
-        told, ids, fresh = told + 1, [*ids, new], [new]
-        if len(ids) > context:                      # as `generate_stream`: the last half is read anew
-            ids = fresh = ids[-max(1, context // 2):]
-            cache = model.new_cache(1)
     yield dict(type="done", tokens=told, tokensPerSecond=told / (time.perf_counter() - start), cancelled=False)
 
 # %% ../nbs/15_widgets.ipynb #270b8da2
@@ -65,13 +66,16 @@ def sampler_answers(
     tokenizer: Tokenizer,   # its tokenizer
     message: dict,          # what the panel sends: see lm336/web/README.md
 ):                          # iterator of dict: what it gets back
-    "The answers to one message of the panel. `InputError` as `generate_stream` for a prompt that is too long."
-    if message["type"] == "load": yield dict(type="ready", vocabSize=tokenizer.vocab_size)
-    if message["type"] not in ("distribution", "generate"): return
+    "The answers to one message of the panel. Errors as `generate_stream`."
+    if message["type"] == "load":
+        yield dict(type="ready", vocabSize=tokenizer.vocab_size)
+    if message["type"] not in ("distribution", "generate"):
+        return
     ids = tokenizer.encode(message.get("prompt", "")) or [tokenizer.end_of_text_id or 0]
-    if message["type"] == "generate": yield from _story(model, tokenizer, ids, message)
+    if message["type"] == "generate":
+        yield from _story(model, tokenizer, ids, message)
     else:
-        logits = model(torch.tensor([ids], device=model.device))[0, -1]
+        _, logits = next(generate_stream(model, ids, 1, vocab_size=tokenizer.vocab_size, with_logits=True))
         yield dict(type="bars", bars=token_bars(logits, tokenizer, message))
 
 # %% ../nbs/15_widgets.ipynb #2cdd74ab
@@ -91,6 +95,13 @@ def one_module(
     return read(name)
 
 # %% ../nbs/15_widgets.ipynb #3d97fda9
+def _as_error(error):
+    "What a panel is told when its question has no answer."
+    if isinstance(error, (InputError, FloatingPointError)):
+        return dict(type="error", message=str(error))
+    return dict(type="error", message=f"That went wrong in Python: {type(error).__name__}: {error}")
+
+
 class Sampler(anywidget.AnyWidget):
     "A sampling panel on a live model: prompt, temperature, top-k, top-p, seed; bars, and a story shaded by surprise."
     _esm, _css = one_module("sampler.js"), _WEB / "widgets.css"
@@ -121,11 +132,15 @@ def _send_answers(self: Sampler, message, request):
     try:
         told = 0
         for told, answer in enumerate(sampler_answers(self.model, self.tokenizer, message)):
-            if request != self.request: break
+            if request != self.request:
+                break
             self.send(answer)
-        else: return
+        else:
+            return
         self.send(dict(type="done", tokens=told, tokensPerSecond=0, cancelled=True))
-    except ValueError as error: self.send(dict(type="error", message=str(error)))
+    except Exception as error:
+        if request == self.request:
+            self.send(_as_error(error))
 
 # %% ../nbs/15_widgets.ipynb #8d48267a
 class BPEStepper(anywidget.AnyWidget):
@@ -180,14 +195,19 @@ def attention_weights(
     model: Transformer,   # the live model
     token_ids,            # (seq,) integers, one text
 ) -> torch.Tensor:        # (layers, heads, seq, seq): row i is how token i divides its attention among tokens 0 to i
-    "Where every head of every layer looks. `InputError` for a text that is longer than the context."
+    "Where every head of every layer looks. `InputError` for a text longer than the context, `FloatingPointError` for weights that are NaN."
+    if len(token_ids) > model.config.context_length:
+        raise InputError(f"the text has {len(token_ids)} tokens: this model's context holds {model.config.context_length}")
     x, weights = model.token_embeddings(torch.as_tensor(token_ids, device=model.device)[None]), []
     same = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     for layer in model.layers:
         q, k, _ = layer.attn.project(layer.ln1(x))
         weights.append(scaled_dot_product_attention(q, k, same, causal=True, fused=False)[0])
         x = layer(x)
-    return torch.stack(weights)
+    weights = torch.stack(weights)
+    if not weights.isfinite().all():
+        raise FloatingPointError("the model attends with weights that are NaN: are there NaN, or too large numbers, in what it learned?")
+    return weights
 
 # %% ../nbs/15_widgets.ipynb #8c2f5b09
 def attention_answer(
@@ -195,8 +215,9 @@ def attention_answer(
     tokenizer: Tokenizer,   # its tokenizer
     message: dict,          # what the panel sends: see lm336/web/README.md
 ) -> dict:                  # what it gets back
-    "The answer to one message of the attention panel. `InputError` for a text that is longer than the context."
-    if message["type"] == "load": return dict(type="ready", config=vars(model.config))
+    "The answer to one message of the attention panel. Errors as `attention_weights`."
+    if message["type"] == "load":
+        return dict(type="ready", config=vars(model.config))
     ids = tokenizer.encode(message["prompt"]) or [tokenizer.end_of_text_id or 0]
     weights = attention_weights(model, ids).float().cpu().numpy().round(6)
     rows = [weights[:, :, i, :i + 1].ravel() for i in range(len(ids))]
@@ -221,8 +242,11 @@ class AttentionView(anywidget.AnyWidget):
         message: dict,   # from the panel
     ):
         "Send the answer to a message, or the sentence that says why there is none."
-        try: self.send(attention_answer(self.model, self.tokenizer, message))
-        except ValueError as error: self.send(dict(type="error", message=str(error)))
+        try:
+            answer = attention_answer(self.model, self.tokenizer, message)
+        except Exception as error:
+            answer = _as_error(error)
+        self.send(answer)
 
 # %% ../nbs/15_widgets.ipynb #9cae2278
 class ScheduleExplorer(anywidget.AnyWidget):

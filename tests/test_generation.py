@@ -1,5 +1,7 @@
 "Sampling against a brute force, generation against one without cache or batch, and what they say to bad input."
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,11 +57,54 @@ def test_filters_equal_a_brute_force(vocab, temperature, top_k, top_p, min_p, se
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_extremes(dtype):
     logits = torch.tensor([1e4, 0.0, -1e4, 1e4], dtype=dtype)
-    for temperature in (1e-37, 1e-3, 1.0): assert next_token_probs(logits, temperature).tolist() == [0.5, 0, 0, 0.5]
+    for temperature in (5e-324, 1e-46, 1e-37, 1e-3, 1.0): assert next_token_probs(logits, temperature).tolist() == [0.5, 0, 0, 0.5]
     assert next_token_probs(logits, 0).tolist() == [1, 0, 0, 0]
     assert sorted(next_token_probs(logits, 1.0, top_k=1).tolist()) == [0, 0, 0, 1]        # of a tie, one
-    assert next_token_probs(logits, 1e30, top_p=1e-9).sum() == 1                          # never nothing
+    for top_p in (5e-324, 1e-46, 1e-9): assert next_token_probs(logits, 1e30, top_p=top_p).sum() == 1     # never nothing
     assert next_token_probs(logits, 1.0, min_p=1.0).tolist() == [0.5, 0, 0, 0.5]
+
+
+MODES = [dict(), dict(temperature=0), dict(temperature=0.5), dict(top_k=1), dict(top_k=3), dict(top_p=0.5), dict(top_p=1e-46), dict(min_p=0.1),
+         dict(temperature=0, top_k=2, top_p=0.9), dict(temperature=1e-46), dict(temperature=1.3, top_k=3, top_p=0.9, min_p=0.1)]
+NO_SCORES = dict(nan=[1.0, math.nan, 2.0, 0.0], infinite=[1.0, math.inf, 2.0, 0.0], nothing=4 * [-math.inf])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("logits", NO_SCORES.values(), ids=NO_SCORES)
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_what_cannot_be_drawn_from_is_said(mode, logits, dtype):
+    batch = torch.tensor([[3.0, 2.0, 1.0, 0.0], logits], dtype=dtype)      # beside a row where all is well
+    for call in (lambda: next_token_probs(batch, **mode), lambda: sample(batch, torch.tensor([0.5, 0.5]), **mode), lambda: next_token_probs(batch[1], **mode)):
+        with pytest.raises(FloatingPointError, match="the largest is -?(nan|inf)"): call()
+
+
+@pytest.mark.parametrize("mode", [*MODES, dict(temperature=1e300)], ids=str)
+def test_forbidden_tokens_are_no_error(mode):
+    logits = torch.tensor([-math.inf, 1.0, -math.inf, 1.5])
+    probabilities = next_token_probs(logits, **mode)
+    assert probabilities.sum() == pytest.approx(1) and probabilities[[0, 2]].tolist() == [0, 0]
+    for dart in (0.0, 0.4, 1 - 2**-24): assert sample(logits, torch.tensor(dart), **mode).item() in (1, 3)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_a_broken_model_says_so(mode):
+    model = tiny_model()
+    model.layers[1].ffn.w2.weight.data[3, 4] = math.nan
+    with pytest.raises(FloatingPointError, match="NaN"): model.generate([1, 2], 30, seed=0, **mode)
+
+
+def test_at_temperature_0_the_first_of_the_likeliest_is_taken():
+    logits = torch.randint(0, 3, (200, 40), generator=torch.Generator().manual_seed(0)).float()       # ties in every row
+    first = torch.tensor([row.index(max(row)) for row in logits.tolist()])
+    assert torch.equal(sample(logits, torch.full((200,), 0.999), 0), first)
+    assert torch.equal(next_token_probs(logits, 0), torch.nn.functional.one_hot(first, 40).float())
+
+
+def test_numbers_of_numpy_are_numbers():
+    logits = 3 * torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, numpys = (0.75, 4, 0.5, 0.125), (np.float32(0.75), np.int64(4), np.float16(0.5), np.float64(0.125))
+    assert torch.equal(next_token_probs(logits, *numpys), next_token_probs(logits, *plain))
+    assert tiny_model().generate([1], np.int64(9), *numpys, seed=np.int32(3)) == tiny_model().generate([1], 9, *plain, seed=3)
 
 
 @pytest.mark.parametrize("setting", [dict(), dict(temperature=2.0), dict(top_k=4), dict(top_p=0.6), dict(min_p=0.2), dict(temperature=1.7, top_k=9, top_p=0.9, min_p=0.05)], ids=str)
@@ -85,7 +130,9 @@ def test_a_dart_never_hits_what_has_no_probability(weights, dart):
 @pytest.mark.parametrize("bad, words", [
     (dict(temperature=-0.1), "temperature is -0.1"), (dict(temperature=math.nan), "temperature is nan"), (dict(temperature="hot"), "temperature is 'hot'"),
     (dict(top_k=0), "top_k is 0"), (dict(top_k=1.5), "top_k is 1.5"), (dict(top_p=0), "top_p is 0"), (dict(top_p=1.1), "top_p is 1.1"), (dict(min_p=-1), "min_p is -1"),
-    (dict(max_new_tokens=-1), "max_new_tokens is -1"), (dict(seed="x"), "seed is 'x'")])
+    (dict(temperature=10**400), "temperature is 1000"), (dict(temperature=True), "temperature is True"), (dict(top_k=math.nan), "top_k is nan"), (dict(top_k=math.inf), "top_k is inf"),
+    (dict(vocab_size=0), "vocab_size is 0: a whole number from 1 to the model's 23"), (dict(vocab_size=24), "vocab_size is 24"), (dict(vocab_size=2.5), "vocab_size is 2.5"),
+    (dict(temperature=0, top_p=7), "top_p is 7"), (dict(max_new_tokens=-1), "max_new_tokens is -1"), (dict(seed="x"), "seed is 'x'")])
 def test_bad_settings_are_refused(bad, words):
     with pytest.raises(InputError, match=words): tiny_model().generate([1], **bad)
 
@@ -138,25 +185,31 @@ def test_decoder_equals_the_model(start, dtype, tolerance, tie_embeddings):
             for mine, its in ((a.keys[:, :, 8:], b.keys[:, :, 8:]), (a.values[:, :, 8:], b.values[:, :, 8:])): assert (mine - its).norm() < tolerance * its.norm()
 
 
-def test_the_decoder_steps_only_what_it_knows(monkeypatch):
-    calls, step = [], Decoder.__call__
-    monkeypatch.setattr(Decoder, "__call__", lambda self, *args: calls.append(1) or step(self, *args))
-    def used(model):
-        calls.clear(); model.generate([1, 2], 20, temperature=0)
-        return bool(calls)
-    assert used(opinionated(1))
+def test_a_changed_model_is_stepped_by_its_own_code():
+    "A decoder would pass by what was changed, and what a hook wants to hear."
     class Other(torch.nn.Module):
         def forward(self, x): return 0 * x
-    changed = opinionated(1); changed.layers[1].ffn = Other()
-    hooked = opinionated(1); seen = []; hooked.layers[0].attn.register_forward_hook(lambda *_: seen.append(1))
-    patched = opinionated(1); patched.layers[0].ffn.forward = lambda x: 0 * x
+    changed = opinionated(1)
+    changed.layers[1].ffn = Other()
+    patched = opinionated(1)
+    patched.layers[0].ffn.forward = lambda x: 0 * x
+    hooked, heard = opinionated(1), []
+    hooked.layers[0].attn.register_forward_hook(lambda *_: heard.append(1))
     without = opinionated(1)
-    for layer in without.layers: layer.attn.rope = None
+    for layer in without.layers:
+        layer.attn.rope = None
     torch.manual_seed(0)
-    plain = Transformer(TransformerConfig(40, 24, 32, 1, 4), fused=False)
-    for model in (changed, hooked, patched, without, plain): assert not used(model)
-    assert len(seen) == 20                           # the prompt, then one step for each token but the last
-    with torch.autocast("cpu", torch.bfloat16): assert not used(opinionated(1, torch.float32))
+    plain = Transformer(TransformerConfig(40, 24, 32, 1, 4), fused=False).double()
+    assert Decoder.fits(opinionated(1))
+    for model in (changed, patched, hooked, without, plain):
+        assert not Decoder.fits(model)
+        heard.clear()
+        text = model.generate([1, 2], 20, temperature=0)
+        heard_of = len(heard)
+        assert text == without_cache(model, [1, 2], 20, 0, temperature=0)
+        assert heard_of == (20 if model is hooked else 0), "the prompt, then one step for each token but the last"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not Decoder.fits(opinionated(1, torch.float32))
 
 
 def test_weights_changed_between_two_calls_are_seen():
@@ -187,6 +240,55 @@ def test_a_row_in_a_batch_is_the_row_alone(prompts, setting, count, stop_token, 
         alone = model.generate(prompt, count, seed=seed + n, stop_token=stop_token, **setting)
         assert together[n] == alone
         assert alone == without_cache(model, prompt, count, (seed + n) % 2**63, stop_token, **setting)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_ids_from_vocab_size_on_are_never_drawn(setting):
+    "Equal to a model whose head ends there, though what lies beyond is likelier than all the rest."
+    model, smaller = tiny_model(), tiny_model()
+    model.lm_head.weight.data[17:] = 100 * model.lm_head.weight.data[:6].abs()
+    smaller.lm_head.weight = torch.nn.Parameter(smaller.lm_head.weight.data[:17].clone())
+    prompts = [[1, 2, 22], [3]]                      # what may be read is another question
+    for seed in range(3):
+        together = model.generate(prompts, 40, seed=seed, vocab_size=17, **setting)
+        assert all(max(row[len(prompt):]) < 17 for row, prompt in zip(together, prompts))
+        for n, prompt in enumerate(prompts):
+            assert together[n] == without_cache(smaller, prompt, 40, seed + n, **setting)
+    if setting == SETTINGS[1]:
+        assert max(model.generate([1], 40, seed=0)) >= 17, "this test would prove nothing"
+
+
+@pytest.mark.parametrize("count", [10**6, 10**15, 10**30])
+def test_the_first_token_does_not_wait_for_all_that_were_asked_for(count):
+    "A number for each would not fit into any memory."
+    model = tiny_model(context_length=2**14)
+    first = [next(generate_stream(model, prompts, count, seed=1)) for prompts in ([1, 2], [[1, 2], [3]])]
+    assert first[0] == first[1][0] == model.generate([1, 2], 1, seed=1)[-1]
+
+
+def test_a_text_longer_than_any_block_of_darts_or_room():
+    model, prompts = tiny_model(context_length=320), [[1], list(range(20))]
+    together = model.generate(prompts, 300, seed=4)
+    assert together[0] == without_cache(model, prompts[0], 300, 4)
+    assert together[1] == model.generate(prompts[1], 300, seed=5)
+
+
+def test_logits_come_with_the_ids_that_were_drawn_from_them():
+    model, prompts = tiny_model(), [[1, 2, 3], [4]]
+    for ids, logits in generate_stream(model, prompts, 20, temperature=0, vocab_size=11, with_logits=True):
+        assert logits.shape == (2, 11) and logits.argmax(-1).tolist() == ids
+    alone = list(generate_stream(model, prompts[1], 20, temperature=0, vocab_size=11, with_logits=True))
+    assert [i for i, _ in alone] == model.generate(prompts[1], 20, temperature=0, vocab_size=11)[1:]
+    assert all(logits.shape == (11,) for _, logits in alone)
+
+
+def test_generate_is_there_wherever_the_model_comes_from():
+    code = """from lm336.transformer import Transformer, TransformerConfig
+class Mine(Transformer): pass
+for kind in (Mine, Transformer): assert len(kind(TransformerConfig(9, 8, 8, 1, 1)).generate([1], 5)) == 6
+assert callable(Transformer.generate) and Mine.generate is Transformer.generate"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_stop_token_ends_a_row_and_is_kept():

@@ -32,9 +32,18 @@ def ids(*shape, vocab=50, seed=1): return torch.randint(0, vocab, shape, generat
     (dict(num_heads=5), "multiple"), (dict(num_heads=32), "even"), (dict(num_layers=0), "num_layers"),
     (dict(vocab_size=-1), "vocab_size"), (dict(d_model=32.0), "d_model"), (dict(context_length="24"), "context_length"),
     (dict(d_ff=0), "d_ff"), (dict(rope_theta=0), "rope_theta"), (dict(norm_eps=float("nan")), "norm_eps"),
-    (dict(norm_eps=-1e-5), "norm_eps"), (dict(tie_embeddings="no"), "tie_embeddings"), (dict(num_heads=True), "num_heads")])
+    (dict(norm_eps=-1e-5), "norm_eps"), (dict(tie_embeddings="no"), "tie_embeddings"), (dict(num_heads=True), "num_heads"),
+    (dict(context_length=10**12), "context_length is 1000000000000"), (dict(vocab_size=10**400), "vocab_size"), (dict(d_model=10**400), "d_model"),
+    (dict(num_layers=10**9), "num_layers"), (dict(rope_theta=10**400), "rope_theta"), (dict(rope_theta=float("inf")), "rope_theta"), (dict(norm_eps="x"), "norm_eps")])
 def test_bad_config_is_refused_by_name(changes, word):
     with pytest.raises(InputError, match=word): TransformerConfig(**{**SHAPE, **changes})
+
+
+@pytest.mark.parametrize("changes", [dict(context_length=2**24, d_model=2**22, num_heads=1), dict(vocab_size=2**24, d_model=2**20), dict(num_layers=10_000, d_model=2**20)], ids=str)
+def test_a_model_beyond_all_memory_is_refused(changes):
+    config = TransformerConfig(**{**SHAPE, **changes, "d_ff": 64})
+    with pytest.raises(InputError, match="needs [0-9,.]+ GB"): Transformer(config)
+    with torch.device("meta"): assert Transformer(TransformerConfig(**SHAPE)).device.type == "meta"       # which needs none
 
 
 @pytest.mark.parametrize("d_model, d_ff", [(512, 1344), (768, 2048), (1600, 4288), (16, 64), (256, 704)])
@@ -103,14 +112,62 @@ def test_truncated_weights(saved, keep):
 @pytest.mark.parametrize("changes, word", [
     (dict(d_model=64), "token_embeddings.weight"), (dict(d_ff=128), "ffn.w1"), (dict(num_layers=3), r"layers\.2"),
     (dict(num_layers=1), r"layers\.1"), (dict(vocab_size=51), "token_embeddings"), (dict(tie_embeddings=True), "lm_head"),
-    (dict(num_heads=5), "multiple"), (dict(colour="red"), "colour")])
+    (dict(num_heads=5), "multiple"), (dict(colour="red"), "colour"),
+    (dict(context_length=10**12), "context_length"), (dict(num_layers=10**12), "num_layers"), (dict(context_length=None), "context_length")])
 def test_config_that_disagrees_with_the_weights(saved, changes, word):
     path = saved[1] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputError, match=word): Transformer.from_pretrained(saved[1])
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"vocab_size": 50}', "\xff"])
+def rewritten(folder, change):
+    "The weights of a folder, changed as a foreign program would have written them."
+    save_file({name: tensor for name, tensor in map(change, *zip(*load_file(folder / "model.safetensors").items()))}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("prefix, word", [("_orig_mod.", "torch.compile"), ("module.", "DistributedDataParallel")])
+def test_weights_of_a_wrapped_model(saved, prefix, word):
+    rewritten(saved[1], lambda name, tensor: (prefix + name, tensor))
+    with pytest.raises(InputError, match=f"'{prefix}'.*{word}"): Transformer.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_no_product_is_made_of(saved, dtype):
+    rewritten(saved[1], lambda name, tensor: (name, tensor.to(dtype) if name == "layers.1.ffn.w2.weight" else tensor))
+    with pytest.raises(InputError, match="layers.1.ffn.w2.weight is in " + str(dtype).removeprefix("torch.")): Transformer.from_pretrained(saved[1])
+
+
+def test_files_without_a_digest_open(saved):
+    rewritten(saved[1], lambda name, tensor: (name, tensor))
+    assert torch.equal(Transformer.from_pretrained(saved[1])(ids(2, 9)), saved[0](ids(2, 9)))
+
+
+@pytest.mark.parametrize("place", [-1, -5000, 0.5, 0.8])
+def test_one_rotten_bit(saved, place):
+    path = saved[1] / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[place if isinstance(place, int) else int(place * len(content))] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="model.safetensors is damaged"): Transformer.from_pretrained(saved[1])
+
+
+def test_a_weight_that_is_no_number_is_not_saved(saved):
+    before = {path.name: path.read_bytes() for path in saved[1].iterdir()}
+    broken = make(seed=3)
+    broken.layers[1].ln2.weight.data[5] = float("nan")
+    with pytest.raises(FloatingPointError, match="layers.1.ln2.weight"): broken.save_pretrained(saved[1])
+    assert {path.name: path.read_bytes() for path in saved[1].iterdir()} == before
+
+
+def test_the_model_that_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stories = Transformer.from_pretrained("stories")
+    assert stories.config.vocab_size == 4096 and stories.token_embeddings.weight.std() > 0
+    make().save_pretrained("stories")                                    # a folder of that name wins
+    assert Transformer.from_pretrained("stories").config.vocab_size == SHAPE["vocab_size"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"vocab_size": 50}', "\xff", "[" * 100_000, '{"vocab_size": NaN}'])
 def test_config_that_is_none(saved, text):
     (saved[1] / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="config.json"): Transformer.from_pretrained(saved[1])
@@ -119,10 +176,25 @@ def test_config_that_is_none(saved, text):
 def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     before = (saved[1] / "model.safetensors").read_bytes()
     def fail(*args, **kwargs): raise OSError(28, "No space left on device")
-    monkeypatch.setattr("lm336.transformer.save_file", fail)
+    monkeypatch.setattr("os.fsync", fail)                                # a full disk may tell only then
     with pytest.raises(OSError): make(seed=9).save_pretrained(saved[1])
     assert (saved[1] / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in saved[1].iterdir()) == ["config.json", "model.safetensors"]
+
+
+# moving
+
+@pytest.mark.parametrize("move", [lambda m: m.double(), lambda m: m.float(), lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to("meta").to_empty(device="cpu")], ids=["double", "float", "half", "bfloat16", "empty"])
+def test_rotary_tables_are_as_exact_as_new_ones_and_made_once(monkeypatch, move):
+    made, build = [], RotaryEmbedding.build_tables
+    model = make(dtype=torch.float32, num_layers=5)
+    monkeypatch.setattr(RotaryEmbedding, "build_tables", lambda self, *where: made.append(where) or build(self, *where))
+    model = move(model)
+    assert len(made) <= 2, "once, or once for each of two moves; not once for each of five layers"
+    rope = model.layers[0].attn.rope
+    assert all(layer.attn.rope is rope for layer in model.layers)
+    new = RotaryEmbedding(1e4, 8, 24, dtype=model.lm_head.weight.dtype)
+    assert torch.equal(rope.cos, new.cos) and torch.equal(rope.sin, new.sin) and rope.cos.dtype == new.cos.dtype
 
 
 # bad input

@@ -37,8 +37,10 @@ async function modelFor(src, onPart) {
   if (!src) return traitModel();
   const url = new URL(src, document.baseURI);
   if (!src.endsWith(".json")) return workerModel(`${url.href}/`);
-  const { downloadJSON } = await import(here("model.js"));
-  return traitModel(await downloadJSON(new URL(".", url).href, src.split("/").at(-1), undefined, onPart));
+  const { downloadJSON } = await import(here("model.js")), name = src.split("/").at(-1);
+  const traits = await downloadJSON(new URL(".", url).href, name, undefined, onPart);
+  if (!(traits instanceof Object)) throw new Error(`${name} is damaged: it holds no values for this panel.`);
+  return traitModel(traits);
 }
 
 async function mount(el, attempt = 0) {
@@ -58,9 +60,9 @@ async function mount(el, attempt = 0) {
     const again = document.createElement("button");
     again.textContent = "Try again";
     again.onclick = () => { el.replaceChildren(...picture); mount(el, attempt + 1); };
-    status.textContent = error.message;
+    status.textContent = error.constructor === Error ? error.message : `This panel met an error that it did not foresee: ${error.message}.`;
     bar.replaceWith(again);
-    el.append(note);
+    el.replaceChildren(...picture, note);
   }
 }
 

@@ -35,7 +35,9 @@ function chart(element, { losses, stops, floor }) {
 }
 
 export function render({ model, el }) {
-  const records = model.get("records"), { prompt, stops, floor } = records;
+  const records = model.get("records"), { prompt, stops, floor } = records ?? {};
+  if (!(stops?.length && stops.every(stop => Number.isFinite(stop?.bits_per_byte)) && Array.isArray(records.losses)))
+    throw new Error("There is no run to show: the records have no stops.");
   const $ = panel(el, "learn", HTML), { stop } = $("form").elements, place = chart($(".chart"), records);
   stop.max = stops.length - 1;
   $(".prompt").textContent = prompt;

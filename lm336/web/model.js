@@ -15,6 +15,10 @@ export async function download(folder, name, signal, onPart = () => {}) {
   }
 }
 
+// What a reader is told of an error: our own sentence, or that the program met one which it did not foresee.
+export const sentence = error => error.constructor === Error ? error.message
+  : `That went wrong in the page's program: ${error.message}.`;
+
 export async function downloadJSON(...from) {
   const text = new TextDecoder().decode(await download(...from));
   try { return JSON.parse(text); }
@@ -38,6 +42,19 @@ function readTensors(buffer) {
     }
     return tensors;
   } catch { throw new Error("model.safetensors is truncated, or is no file of float16 weights."); }
+}
+
+// One sentence for a configuration that makes no model, or none that a page has room for.
+function checkConfig(config) {
+  const wrong = (name, needed) => { throw new Error(`config.json is damaged: ${name} is ${config?.[name]}, not ${needed}.`); };
+  for (const name of ["vocab_size", "context_length", "d_model", "d_ff", "num_layers", "num_heads"])
+    if (!(Number.isInteger(config?.[name]) && config[name] > 0)) wrong(name, "a whole number above 0");
+  for (const name of ["rope_theta", "norm_eps"])
+    if (!(Number.isFinite(config[name]) && config[name] > 0)) wrong(name, "a number above 0");
+  const { context_length: context, d_model: d, num_layers: layers, num_heads: heads } = config;
+  if (d % (2 * heads)) wrong("num_heads", `a number of even heads in ${d}`);
+  if (context * d * (2 * layers + 1) > 2 ** 28)
+    throw new Error(`A page has no room for the ${context} tokens of context_length in config.json.`);
 }
 
 // out = W x, or out += W x. The rows of W begin `stride` numbers apart; four go at once.
@@ -110,6 +127,7 @@ export class Model {
   // From a folder; onProgress(bytes so far, bytes in all).
   static async load(url, onProgress = () => {}, signal) {
     const config = await downloadJSON(url, "config.json", signal);
+    checkConfig(config);
     const { vocab_size: v, d_model: d, num_layers: n, d_ff: f, tie_embeddings: tied } = config;
     const total = 2 * d * ((tied ? 1 : 2) * v + n * (4 * d + 3 * f + 2) + 1);
     const progress = size => onProgress(Math.min(size, total), total);

@@ -14,9 +14,12 @@ export function render({ model, el }) {
 
   function show() {
     text.value = model.get("text") ?? "Once upon a time there was a hedgehog called Zoë, who wouldn't wear shoes.";
-    const ids = tokenizer.encode(text.value), size = new TextEncoder().encode(text.value).length;
-    $(".status").textContent = !size ? "Without a text there are no tokens." :
-      `${size} ${size === 1 ? "byte" : "bytes"} in ${ids.length} ${ids.length === 1 ? "token" : "tokens"}: ${(size / ids.length).toFixed(2)} bytes per token.`;
+    let ids = [], failed = "";
+    try { ids = tokenizer.encode(text.value); }
+    catch (error) { failed = error.message; }
+    const size = new TextEncoder().encode(text.value).length;
+    $(".status").textContent = failed || (!size ? "Without a text there are no tokens." :
+      `${size} ${size === 1 ? "byte" : "bytes"} in ${ids.length} ${ids.length === 1 ? "token" : "tokens"}: ${(size / ids.length).toFixed(2)} bytes per token.`);
     $(".chips").replaceChildren(...ids.map(id => {
       const item = document.createElement("li");
       item.append(numberedChip(readable(tokenizer.vocab[id]), id));

@@ -25,7 +25,7 @@ const STATES = { asleep: "Tell a story", loading: "Loading", ready: "Tell a stor
 export function render({ model, el }) {
   const $ = panel(el, "sampler", HTML), form = $("form"), fields = form.elements;
   const text = $(".text"), bars = $(".bars"), status = $(".status"), progress = $("progress"), button = $("button");
-  let state = "asleep", after = null;
+  let state = "asleep", after = null, failed = false;   // failed: a question has had no answer since
 
   function become(next, sentence = "") {
     state = next;
@@ -71,7 +71,11 @@ export function render({ model, el }) {
   const answers = {
     progress({ loaded, total }) { progress.value = loaded / total; },
     ready() { become("ready"); after?.(); },
-    bars(answer) { showBars(answer.bars); },
+    bars(answer) {
+      showBars(answer.bars);
+      if (failed && state === "ready") become("ready");
+      failed = false;
+    },
     token({ text: piece, surprise, bars }) {
       const span = document.createElement("span");
       span.textContent = piece;
@@ -84,7 +88,11 @@ export function render({ model, el }) {
       if (!cancelled || state === "telling")
         become("ready", `${tokens} tokens, ${Math.round(tokensPerSecond)} per second. The warmer a word, the less the model had expected it.`);
     },
-    error({ message }) { become(state === "loading" ? "failed" : "ready", message); },
+    error({ message }) {
+      failed = true;
+      bars.replaceChildren();
+      become(state === "loading" ? "failed" : "ready", message);
+    },
   };
   model.on("msg:custom", answer => answers[answer.type]?.(answer));
 

@@ -18,6 +18,13 @@ function largest(scores, count = scores.length) {
   return Uint32Array.from(ids);
 }
 
+// The same rule as in Python: NaN anywhere, an infinite score, or nothing but minus infinity is said.
+function checkScores(logits) {
+  const top = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  if (!Number.isFinite(top))
+    throw new Error(`The model's scores cannot be drawn from: the largest is ${top}. Its weights may be damaged.`);
+}
+
 function check(value, allowed, sentence) {
   if (value != null && !(Number.isFinite(value) && allowed)) throw new Error(`${sentence}, not ${value}.`);
 }
@@ -27,10 +34,11 @@ function shortlist(logits, { temperature = 1, topK, topP } = {}) {
   check(temperature, temperature >= 0, "Temperature must be 0 or more");
   check(topK, topK >= 1 && topK % 1 === 0, "Top-k must be a whole number of 1 or more");
   check(topP, topP > 0 && topP <= 1, "Top-p must be above 0 and at most 1");
+  checkScores(logits);
   let ids = null;
   if (temperature === 0) topK = temperature = 1;
   if (topK && topK < logits.length) logits = pick(logits, ids = largest(logits, topK));
-  let probabilities = softmax(logits.slice(), 1 / temperature);
+  let probabilities = softmax(logits.slice(), 1 / Math.max(temperature, 1e-300));
   if (topP && topP < 1) {
     if (!ids) probabilities = pick(probabilities, ids = largest(probabilities));
     let likelier = 0, kept = 0;   // the probability of all likelier tokens

@@ -15,13 +15,23 @@ for (let b = 0, next = 256; b < 256; b++) {
 }
 
 export class Tokenizer {
-  static fromJSON({ added_tokens: added = [], model }) {
+  static fromJSON(json) {
+    const { added_tokens: added = [], model } = json ?? {};
     if (model?.type !== "BPE") throw new Error("tokenizer.json holds no byte-level BPE tokenizer.");
-    const token = text => Array.from(text, c => bytes[c]).join(""), vocab = [];
-    for (const [text, id] of Object.entries(model.vocab)) vocab[id] = token(text);
-    for (const { content, id } of added) vocab[id] = bytesOf(content).join("");
-    const merges = model.merges.map(pair => (pair.split?.(" ") ?? pair).map(token));
-    return new Tokenizer(vocab, merges, added.map(token => token.content));
+    const damaged = what => { throw new Error(`tokenizer.json is damaged: ${what}.`); };
+    const token = text => Array.from(text, c => bytes[c] ?? damaged(`${c} stands for no byte`)).join("");
+    try {
+      const special = Object.fromEntries(added.map(({ content, id }) => [id, content])), vocab = [];
+      const plain = Object.entries(model.vocab).filter(([text, id]) => special[id] !== text);   // those stand in both lists
+      const tokens = [...plain.map(([text, id]) => [id, token(text)]), ...added.map(({ content, id }) => [id, bytesOf(content).join("")])];
+      for (const [id, text] of tokens) {
+        if (!(Number.isInteger(id) && id >= 0 && id < tokens.length)) damaged(`it has ${tokens.length} tokens, and one has the id ${id}`);
+        vocab[id] = text;
+      }
+      if (vocab.includes(undefined)) damaged(`no token has the id ${vocab.indexOf(undefined)}`);
+      const merges = model.merges.map(pair => (pair.split?.(" ") ?? pair).map(token));
+      return new Tokenizer(vocab, merges, added.map(token => token.content));
+    } catch (error) { throw error.constructor === Error ? error : new Error(`tokenizer.json is damaged: ${error.message}.`); }
   }
 
   // vocab: tokens by id; merges: pairs of tokens in the order learned; specials: texts

@@ -1,6 +1,6 @@
 // The model off the main thread: new Worker("worker.js", { type: "module" }).
 // README.md lists its messages.
-import { Model, downloadJSON } from "./model.js";
+import { Model, downloadJSON, sentence } from "./model.js";
 import { darts, distribution, sample, surprise } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 
@@ -17,9 +17,14 @@ async function load({ url }, say) {
   tokenizer = null;
   const words = Tokenizer.fromJSON(await downloadJSON(folder, "tokenizer.json", signal));
   model = await Model.load(folder, (loaded, total) => say({ type: "progress", loaded, total }), signal);
+  const tokens = words.vocab.length, rows = model.config.vocab_size;
+  if (tokens > rows) throw new Error(`tokenizer.json has ${tokens} tokens, the model only ${rows}: they do not belong together.`);
   tokenizer = words;
-  say({ type: "ready", config: model.config, vocabSize: model.config.vocab_size });
+  say({ type: "ready", config: model.config, vocabSize: tokens });
 }
+
+// The scores of the tokenizer's tokens: rows of the model that no token belongs to are never drawn.
+const known = logits => logits.subarray(0, tokenizer.vocab.length);
 
 // Logits after a prompt, reading only what is new to the model; null if something else has begun.
 async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine, weights) {
@@ -34,7 +39,7 @@ async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine, weigh
     await breathe();
     if (job !== mine) return null;
   }
-  return model.step(ids.at(-1));
+  return known(model.step(ids.at(-1)));
 }
 
 function bars(logits, request) {
@@ -50,8 +55,9 @@ async function look(request, say, mine) {
 async function attention(request, say, mine) {
   const weights = [];
   model.reset();
-  if (await read(request, mine, weights))
-    say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
+  if (!await read(request, mine, weights)) return;
+  if (!weights.every(Number.isFinite)) throw new Error("The model attends with weights that are NaN. What it learned may be damaged.");
+  say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
 }
 
 async function generate(request, say, mine) {
@@ -64,7 +70,7 @@ async function generate(request, say, mine) {
     if (ended = id === tokenizer.endOfText) break;
     text += piece;
     say({ type: "token", id, text: piece, surprise: surprise(logits, id), bars: bars(logits, request) });
-    if (++tokens < maxNewTokens) logits = model.step(id);
+    if (++tokens < maxNewTokens) logits = known(model.step(id));
     await breathe();
   }
   const tokensPerSecond = 1000 * tokens / (performance.now() - start) || 0;
@@ -82,6 +88,6 @@ self.onmessage = async ({ data }) => {
     download?.abort();
     await work(data, say, mine);
   } catch (error) {
-    if (job === mine) say({ type: "error", message: error.message });
+    if (job === mine) say({ type: "error", message: sentence(error) });
   }
 };
