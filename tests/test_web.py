@@ -462,8 +462,8 @@ def test_ids_equal(node, tokenizer, newer, text):
     take(node, tokenizer)
     text = "".join(c for c in text if c not in newer)
     ids = tokenizer.encode(text)
-    assert reads("encode", text) == ids
-    assert reads("decode", ids) == text
+    assert node("encode", text) == ids
+    assert node("decode", ids) == text
 
 
 @given(st.lists(st.integers(0, 999), max_size=12))
@@ -471,7 +471,7 @@ def test_ids_equal(node, tokenizer, newer, text):
 def test_any_ids_decode(node, tokenizer, ids):
     take(node, tokenizer)
     expected = tokenizer.decode(ids)
-    assert reads("decode", ids) == "".join(reads("stream", ids)) == expected
+    assert node("decode", ids) == "".join(node("stream", ids)) == expected
 
 
 def test_texts_that_tell_tokenizers_apart(node, tokenizer):
@@ -518,11 +518,11 @@ SPECIAL_TEXTS = ["|", "||", ".", "\n", " ", " the", "a", "ab", "aba", "<|é|>", 
 
 @given(st.lists(st.sampled_from(SPECIAL_TEXTS), max_size=5), st.lists(st.sampled_from(SPECIAL_TEXTS) | hostile, max_size=8))
 @settings(max_examples=300, deadline=None)
-def test_every_special_token(node, newer, tmp_path_factory, specials, parts):
+def test_every_special_token(node, newer, specials, parts):
     merges = [(b"a", b"b"), (b" ", b"t"), (b"h", b"e"), (b" t", b"he"), (b"ab", b"a")]
     vocab = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(merges)}
     tokenizer = Tokenizer(vocab, merges, specials)
-    node("tokenizer", as_json(tokenizer, tmp_path_factory.mktemp("odd")))
+    take(node, tokenizer)
     text = "".join(c for c in "".join(parts + specials) if c not in newer)
     ids = tokenizer.encode(text)
     assert node("encode", text) == ids and node("decode", ids) == text
