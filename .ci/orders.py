@@ -82,8 +82,8 @@ def main():
         for number, seed in enumerate(SEEDS, 1):
             start = time.perf_counter()
             print(f"order {seed} ({number} of {len(SEEDS)})", flush=True)
-            command = [python, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "--timeout", "600",
-                       "--randomly-seed", str(seed), "--randomly-dont-reset-seed", *pytest_arguments, checkout / "tests"]
+            command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "600",
+                       f"--random-order-seed={seed}", *pytest_arguments, checkout / "tests"]
             status = subprocess.run(command, cwd=elsewhere, env=env, **identity).returncode
             left = left_behind(checkout, elsewhere)
             result = "failed" if status else f"left behind {left}" if left else "passed"

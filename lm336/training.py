@@ -41,7 +41,9 @@ from .transformer import Transformer, TransformerConfig, flops_per_token, parame
 
 # %% ../nbs/12_training.ipynb #9a271015
 def cpu_has_bfloat16() -> bool:
-    "Whether this CPU multiplies bfloat16 in hardware: AMX or AVX512-BF16. Where /proc/cpuinfo does not say, no."
+    """Whether this CPU multiplies bfloat16 in hardware: AMX or AVX512-BF16.
+
+    Where /proc/cpuinfo does not say so, no."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -51,14 +53,18 @@ def cpu_has_bfloat16() -> bool:
 # %% ../nbs/12_training.ipynb #db82ff87
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
+
 def pick_precision(
     device: torch.device,  # where the model will train
-) -> str:                  # "bfloat16", "float16" or "float32"
-    """The number format for matrix products: what the environment variable LM336_PRECISION says; else the
-    fastest safe one, bfloat16 where it is real, float16 on older GPUs, else float32."""
+) -> str:  # "bfloat16", "float16" or "float32"
+    """The number format for products: what the environment variable LM336_PRECISION says.
+
+    Else the fastest safe one: bfloat16 where it is real, float16 on older GPUs, float32."""
     wanted = os.environ.get("LM336_PRECISION", "")
     if wanted not in ("", *PRECISIONS):
-        raise InputError(f"LM336_PRECISION is {wanted!r}: one of {', '.join(PRECISIONS)} is needed")
+        raise InputError(
+            f"LM336_PRECISION is {wanted!r}: one of {', '.join(PRECISIONS)} is needed"
+        )
     if wanted not in ("", "auto"):
         return wanted
     if device.type == "cuda":
@@ -68,14 +74,16 @@ def pick_precision(
 # %% ../nbs/12_training.ipynb #3c9a7be4
 COMPILE = ("auto", "on", "off")
 
+
 def _is_number(value):
     "A finite number that a float can hold; True and False are none."
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:   # a whole number beyond every float
+    except OverflowError:  # a whole number beyond every float
         return False
+
 
 def _whole(
     default: int,
@@ -83,24 +91,37 @@ def _whole(
     most: int = 10**9,
 ):
     "A field that takes whole numbers."
-    def accepts(value):
-        return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
 
-    return field(default=default, metadata=dict(accepts=accepts, needs=f"a whole number from {least} to {most:,}"))
+    def accepts(value):
+        return (
+            isinstance(value, Integral)
+            and not isinstance(value, bool)
+            and least <= value <= most
+        )
+
+    return field(
+        default=default,
+        metadata=dict(accepts=accepts, needs=f"a whole number from {least} to {most:,}"),
+    )
+
 
 def _number(
     default: float | None,
-    zero: bool = False,   # 0 will do
-    none: bool = False,   # None will do
+    zero: bool = False,  # 0 will do
+    none: bool = False,  # None will do
 ):
     "A field that takes finite numbers above 0."
+
     def accepts(value):
         if value is None:
             return none
         return _is_number(value) and (value > 0 or (zero and value == 0))
 
-    needs = f"a finite number {'of at least' if zero else 'above'} 0{' or None' if none else ''}"
+    needs = (
+        f"a finite number {'of at least' if zero else 'above'} 0{' or None' if none else ''}"
+    )
     return field(default=default, metadata=dict(accepts=accepts, needs=needs))
+
 
 def _choice(
     default: str,
@@ -108,40 +129,56 @@ def _choice(
 ):
     "A field that takes one of several words."
     words = (default, *others)
-    return field(default=default, metadata=dict(accepts=lambda value: isinstance(value, str) and value in words,
-                                                needs=f"one of {', '.join(words)}"))
+    return field(
+        default=default,
+        metadata=dict(
+            accepts=lambda value: isinstance(value, str) and value in words,
+            needs=f"one of {', '.join(words)}",
+        ),
+    )
+
 
 def _decay_rates(
     default: tuple,
 ):
     "A field that takes two numbers, each from 0 to below 1."
-    def accepts(value):
-        return (isinstance(value, (tuple, list)) and len(value) == 2
-                and all(_is_number(rate) and 0 <= rate < 1 for rate in value))
 
-    return field(default=default, metadata=dict(accepts=accepts, needs="a pair of numbers from 0 to below 1"))
+    def accepts(value):
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == 2
+            and all(_is_number(rate) and 0 <= rate < 1 for rate in value)
+        )
+
+    return field(
+        default=default,
+        metadata=dict(accepts=accepts, needs="a pair of numbers from 0 to below 1"),
+    )
 
 # %% ../nbs/12_training.ipynb #72ab166b
 @dataclass
 class TrainingConfig:
-    "What decides a training run besides its data and its model. Checked when made: `InputError` names the field."
-    max_steps: int = _whole(5_000)                # updates in all
-    batch_size: int = _whole(32)                  # windows of context_length tokens per update
+    """What decides a training run besides its data and its model.
+
+    Checked when made: `InputError` names the field."""
+
+    max_steps: int = _whole(5_000)  # updates in all
+    batch_size: int = _whole(32)  # windows of context_length tokens per update
     gradient_accumulation_steps: int = _whole(1)  # micro-batches that one update is split into
-    learning_rate: float = _number(5e-4)          # the peak, reached after warmup_steps
-    min_learning_rate: float = _number(1e-4, zero=True)   # where the cosine ends, at max_steps
-    warmup_steps: int = _whole(500, least=0)      # updates of linear warm-up
-    weight_decay: float = _number(0.01, zero=True)        # AdamW's lambda (Loshchilov & Hutter 2019, algorithm 2)
-    betas: tuple = _decay_rates((0.9, 0.95))      # AdamW's decay rates of the two averages
-    max_grad_norm: float = _number(1.0)           # gradients are clipped to this global norm
-    precision: str = _choice(*PRECISIONS)         # "auto" is what `pick_precision` says
-    compile: str = _choice(*COMPILE)              # torch.compile: "on", "off", or "auto": in a long run
-    log_interval: int = _whole(10)                # updates per line in metrics.jsonl
-    eval_interval: int = _whole(250)              # updates between looks at the validation file
-    eval_windows: int = _whole(256)               # windows of the validation file in such a look
-    save_interval: int = _whole(500)              # updates between checkpoints
-    seed: int = _whole(0, least=0, most=2**64 - 1)        # of the initial weights and of the order of the windows
-    train_seconds: float | None = _number(None, none=True)  # the run lasts so long, instead of max_steps
+    learning_rate: float = _number(5e-4)  # the peak, reached after warmup_steps
+    min_learning_rate: float = _number(1e-4, zero=True)  # where the cosine ends, at max_steps
+    warmup_steps: int = _whole(500, least=0)  # updates of linear warm-up
+    weight_decay: float = _number(0.01, zero=True)  # AdamW's lambda (Loshchilov & Hutter 2019)
+    betas: tuple = _decay_rates((0.9, 0.95))  # AdamW's decay rates of the two averages
+    max_grad_norm: float = _number(1.0)  # gradients are clipped to this global norm
+    precision: str = _choice(*PRECISIONS)  # "auto" is what `pick_precision` says
+    compile: str = _choice(*COMPILE)  # torch.compile: "on", "off", or "auto": in a long run
+    log_interval: int = _whole(10)  # updates per line in metrics.jsonl
+    eval_interval: int = _whole(250)  # updates between looks at the validation file
+    eval_windows: int = _whole(256)  # windows of the validation file in such a look
+    save_interval: int = _whole(500)  # updates between checkpoints
+    seed: int = _whole(0, least=0, most=2**64 - 1)  # of the first weights and of the batches
+    train_seconds: float | None = _number(None, none=True)  # for a run that goes by the clock
 
     def __post_init__(self):
         self.check()
@@ -153,43 +190,56 @@ def check(self: TrainingConfig):
     for f in fields(self):
         value = getattr(self, f.name)
         if not f.metadata["accepts"](value):
-            raise InputError(f"training.{f.name} is {reprlib.repr(value)}: {f.metadata['needs']} is needed")
+            raise InputError(
+                f"training.{f.name} is {reprlib.repr(value)}: {f.metadata['needs']} is needed"
+            )
         if isinstance(value, np.generic):
-            setattr(self, f.name, value.item())   # JSON takes Python's numbers only
+            setattr(self, f.name, value.item())  # JSON takes Python's numbers only
     self.betas = tuple(self.betas)
     if self.batch_size % self.gradient_accumulation_steps:
-        raise InputError(f"training.batch_size {self.batch_size} cannot be split into "
-                         f"{self.gradient_accumulation_steps} equal micro-batches")
+        raise InputError(
+            f"training.batch_size {self.batch_size} cannot be split into "
+            f"{self.gradient_accumulation_steps} equal micro-batches"
+        )
     if self.warmup_steps > self.max_steps:
-        raise InputError(f"training.warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}")
+        raise InputError(
+            f"training.warmup_steps {self.warmup_steps} is more than max_steps "
+            f"{self.max_steps}"
+        )
     if self.min_learning_rate > self.learning_rate:
-        raise InputError(f"training.min_learning_rate {self.min_learning_rate} is more than learning_rate "
-                         f"{self.learning_rate}: the floor lies below the peak")
+        raise InputError(
+            f"training.min_learning_rate {self.min_learning_rate} is more than learning_rate "
+            f"{self.learning_rate}: the floor lies below the peak"
+        )
 
 # %% ../nbs/12_training.ipynb #897f5209
 _PRESET_FOLDER = Path(str(files("lm336"))) / "presets"
-PRESETS = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.json")))   # their names
+PRESETS = tuple(sorted(path.stem for path in _PRESET_FOLDER.glob("*.json")))  # their names
 
 # %% ../nbs/12_training.ipynb #fc2c1f6e
 def _from_fields(cls, values, where):
-    "A configuration from an object in JSON; `where` begins the sentence about what it cannot be made of."
+    "A configuration from an object in JSON; `where` begins the sentence about a bad one."
     if not isinstance(values, dict):
-        raise InputError(f"{where} is {values!r}: an object with the fields of {cls.__name__} is needed")
+        raise InputError(
+            f"{where} is {values!r}: an object with the fields of {cls.__name__} is needed"
+        )
     known = [f.name for f in fields(cls)]
     for key in values:
         if key not in known:
             raise InputError(f"{where} has no field {key!r}: there are {', '.join(known)}")
     try:
         return cls(**values)
-    except TypeError as error:   # a field without a default is not there
+    except (TypeError, OverflowError) as error:  # a field is missing; a number fits no float
         raise InputError(f"{where}: {error}") from None
 
 # %% ../nbs/12_training.ipynb #b74d21c6
 def _overridden(
-    config: TrainingConfig,   # the preset's
-    changes: dict,            # field -> value
+    config: TrainingConfig,  # the preset's
+    changes: dict,  # field -> value
 ) -> TrainingConfig:
-    "A configuration with other values; warm-up and floor keep their shares of max_steps and learning_rate."
+    """A configuration with other values.
+
+    Warm-up and floor keep their shares of max_steps and learning_rate."""
     steps, rate = changes.get("max_steps"), changes.get("learning_rate")
     kept = {}
     if _is_number(steps):
@@ -200,20 +250,29 @@ def _overridden(
 
 # %% ../nbs/12_training.ipynb #45b2f37c
 def load_preset(
-    name_or_path: str | os.PathLike,                # one of `PRESETS`, or the path of a JSON file
-    **overrides,                                    # fields of the model or the training; None: not given
-) -> tuple[str, TransformerConfig, TrainingConfig]: # the data, the model's and the training's configuration
-    """A named or written-down run: an object with data, model (`TransformerConfig`'s fields) and training
+    name_or_path: str | os.PathLike,  # one of `PRESETS`, or the path of a JSON file
+    **overrides,  # fields of the model or the training; None: not given
+) -> tuple[str, TransformerConfig, TrainingConfig]:  # the data, and what to make of it
+    """A named or written-down run.
+
+    That is an object with data, model (`TransformerConfig`'s fields) and training
     (`TrainingConfig`'s). `InputError` names what does not belong."""
-    path = _PRESET_FOLDER / f"{name_or_path}.json" if name_or_path in PRESETS else Path(name_or_path)
+    path = Path(name_or_path)
+    if name_or_path in PRESETS:
+        path = _PRESET_FOLDER / f"{name_or_path}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no preset {str(name_or_path)!r}: there are {', '.join(PRESETS)}, "
-                                "or give the path of a JSON file")
+        raise FileNotFoundError(
+            f"no preset {str(name_or_path)!r}: there are {', '.join(PRESETS)}, "
+            "or give the path of a JSON file"
+        )
     preset = read_json(path)
-    if set(preset) - {"digests"} != {"data", "model", "training"}:   # digests: of the files of a run begun with it
+    # a run.json has the digests of its files, too
+    if set(preset) - {"digests"} != {"data", "model", "training"}:
         raise InputError(f"{path} must be an object with the keys data, model and training")
     if not isinstance(preset["data"], str):
-        raise InputError(f"{path}: data is {preset['data']!r}: the name or the path of a text is needed")
+        raise InputError(
+            f"{path}: data is {preset['data']!r}: the name or the path of a text is needed"
+        )
     model = _from_fields(TransformerConfig, preset["model"], f"{path}: model")
     training = _from_fields(TrainingConfig, preset["training"], f"{path}: training")
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -221,38 +280,48 @@ def load_preset(
     unknown = given.keys() - {f.name for f in fields(training)}
     if unknown:
         raise InputError(f"neither the model nor the training has a field {min(unknown)!r}")
-    return preset["data"], TransformerConfig(**preset["model"] | of_model), _overridden(training, given)
+    model = _from_fields(TransformerConfig, preset["model"] | of_model, f"{path}: model")
+    return preset["data"], model, _overridden(training, given)
 
 # %% ../nbs/12_training.ipynb #1067b127
 def save_checkpoint(
-    model: torch.nn.Module,               # whose state dict is stored
-    optimizer: torch.optim.Optimizer,     # whose state, one dict of tensors per parameter, is stored
-    step: int,                            # updates done so far
-    target: str | os.PathLike | BinaryIO, # a path, written whole or not at all, or an open binary file
-    extra: dict | None = None,            # anything JSON can hold: configuration, loss scale, ...
+    model: torch.nn.Module,  # whose state dict is stored
+    optimizer: torch.optim.Optimizer,  # whose state is stored: per parameter, tensors
+    step: int,  # updates done so far
+    target: str | os.PathLike | BinaryIO,  # a path, written whole or not at all, or a file
+    extra: dict | None = None,  # anything JSON can hold: configuration, loss scale, ...
 ):
-    """Everything that the next step depends on, as one safetensors file. `FloatingPointError` for a number that is
-    not finite, `OSError` where the disk is full."""
+    """Everything that the next step depends on, as one safetensors file.
+
+    `FloatingPointError` for a number that is not finite, `OSError` where the disk is full."""
     state, plain = optimizer.state_dict(), {}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, values in state["state"].items():
         for key, value in values.items():
             (tensors if torch.is_tensor(value) else plain)[f"optimizer.{index}.{key}"] = value
-    record = dict(step=step, optimizer=plain, param_groups=state["param_groups"], 
-                  extra={} if extra is None else extra)
+    record = dict(
+        step=step,
+        optimizer=plain,
+        param_groups=state["param_groups"],
+        extra={} if extra is None else extra,
+    )
     save_tensors(tensors, target, {"lm336": json.dumps(record)})
 
 # %% ../nbs/12_training.ipynb #fe1e5692
 def read_checkpoint(
-    source: str | os.PathLike | BinaryIO,       # a path or an open binary file
-) -> tuple[dict[str, torch.Tensor], dict]:      # tensors by name, and the record that was stored with them
-    """A checkpoint's tensors and record. `FileNotFoundError`; `InputError` for a file that is damaged, that is not a
-    checkpoint, or that holds a number which is not finite."""
+    source: str | os.PathLike | BinaryIO,  # a path or an open binary file
+) -> tuple[dict[str, torch.Tensor], dict]:  # tensors by name, and what is said of them
+    """A checkpoint's tensors and record.
+
+    `FileNotFoundError`; `InputError` for a file that is damaged, that is not a checkpoint, or
+    that holds a number which is not finite."""
     try:
         tensors, metadata = load_tensors(source)
     except InputError as error:
         raise InputError(f"{error}; an earlier checkpoint may be beside it") from None
-    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the file")
+    name = source
+    if not isinstance(source, (str, os.PathLike)):
+        name = getattr(source, "name", "the file")
     try:
         record = json.loads(metadata.get("lm336", ""))
     except (ValueError, RecursionError):
@@ -261,52 +330,76 @@ def read_checkpoint(
         raise InputError(f"{name} is not a checkpoint of lm336: it lacks the record of a step")
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"{name} holds a number in {key} that is not finite: no run can go on from it; "
-                             "an earlier checkpoint may be beside it")
+            raise InputError(
+                f"{name} holds a number in {key} that is not finite: no run can go on from "
+                "it; an earlier checkpoint may be beside it"
+            )
     return tensors, record
+
 
 def _is_record(record):
     "Whether it has what `save_checkpoint` writes down."
-    kinds = dict(step=int, optimizer=dict, param_groups=list, extra=dict)
-    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+    if not isinstance(record, dict):
         return False
-    groups = record["param_groups"]
-    return all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups)
+    for key, kind in dict(step=int, optimizer=dict, param_groups=list, extra=dict).items():
+        if not isinstance(record.get(key), kind):
+            return False
+    for group in record["param_groups"]:
+        if not isinstance(group, dict) or not isinstance(group.get("params"), list):
+            return False
+    return True
 
 # %% ../nbs/12_training.ipynb #5f8e13b0
-_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}   # what they put before names
+# what a model that is wrapped has before the names of its weights, and by whom
+_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
+
 
 def _check_same_weights(
-    found: dict[str, torch.Tensor],    # by name, in the checkpoint
-    wanted: dict[str, torch.Tensor],   # by name, in the model
+    found: dict[str, torch.Tensor],  # by name, in the checkpoint
+    wanted: dict[str, torch.Tensor],  # by name, in the model
 ):
     "`InputError` for the first weight that is not in both, or has another shape."
     missing, more = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     for names, whose in ((more, "checkpoint"), (missing, "model")):
         for prefix, wrapper in _WRAPPERS.items():
             if names and all(name.startswith(prefix) for name in names):
-                raise InputError(f"the names of the {whose}'s weights begin with {prefix!r}, which {wrapper} puts before "
-                                 "them: save and load the model that is inside")
+                raise InputError(
+                    f"the names of the {whose}'s weights begin with {prefix!r}, which "
+                    f"{wrapper} puts before them: save and load the model that is inside"
+                )
     if missing:
-        raise InputError(f"the checkpoint lacks {missing[0]}, which this model has: was it another configuration?")
+        raise InputError(
+            f"the checkpoint lacks {missing[0]}, which this model has: "
+            "was it another configuration?"
+        )
     if more:
-        raise InputError(f"the checkpoint has {more[0]}, which this model lacks: was it another configuration?")
+        raise InputError(
+            f"the checkpoint has {more[0]}, which this model lacks: "
+            "was it another configuration?"
+        )
     for name, value in wanted.items():
         if found[name].shape != value.shape:
-            raise InputError(f"{name} has shape {tuple(found[name].shape)} in the checkpoint "
-                             f"and {tuple(value.shape)} in this model")
+            raise InputError(
+                f"{name} has shape {tuple(found[name].shape)} in the checkpoint "
+                f"and {tuple(value.shape)} in this model"
+            )
 
 # %% ../nbs/12_training.ipynb #a8d06c3f
 def _optimizer_state(
-    tensors: dict[str, torch.Tensor],   # of a checkpoint
-    record: dict,                       # of the same
-    optimizer: torch.optim.Optimizer,   # that it is for
-) -> dict:                              # what its `load_state_dict` takes
-    "`InputError` where the optimizer has other groups of parameters, or parameters of other shapes."
+    tensors: dict[str, torch.Tensor],  # of a checkpoint
+    record: dict,  # of the same
+    optimizer: torch.optim.Optimizer,  # that it is for
+) -> dict:  # what its `load_state_dict` takes
+    "`InputError` where the optimizer has other groups, or parameters of other shapes."
     groups = record["param_groups"]
-    found, wanted = ([len(group["params"]) for group in each] for each in (groups, optimizer.param_groups))
+    found, wanted = (
+        [len(group["params"]) for group in each] for each in (groups, optimizer.param_groups)
+    )
     if found != wanted:
-        raise InputError(f"the checkpoint's optimizer has groups of {found} parameters, this one of {wanted}")
+        raise InputError(
+            f"the checkpoint's optimizer has groups of {found} parameters, "
+            f"this one of {wanted}"
+        )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     places = [index for group in groups for index in group["params"]]
     shapes = dict(zip(places, (p.shape for p in parameters)))
@@ -316,29 +409,40 @@ def _optimizer_state(
         if kind != "optimizer":
             continue
         if len(rest) < 2 or not rest[0].isdecimal() or int(rest[0]) not in shapes:
-            raise InputError(f"the checkpoint has {key}, which belongs to no parameter of this optimizer")
+            raise InputError(
+                f"the checkpoint has {key}, which belongs to no parameter of this optimizer"
+            )
         index, name = int(rest[0]), rest[1]
         if torch.is_tensor(value) and value.ndim and value.shape != shapes[index]:
-            raise InputError(f"the checkpoint's {key} has shape {tuple(value.shape)}, the parameter "
-                             f"{tuple(shapes[index])}: are the optimizer's parameters in another order?")
+            raise InputError(
+                f"the checkpoint's {key} has shape {tuple(value.shape)}, the parameter "
+                f"{tuple(shapes[index])}: are the optimizer's parameters in another order?"
+            )
         state.setdefault(index, {})[name] = value
-    groups = [group | ({"betas": tuple(group["betas"])} if "betas" in group else {})        # JSON has no tuples
-              for group in groups]
+    groups = [dict(group) for group in groups]
+    for group in groups:
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])  # JSON has no tuples
     return dict(state=state, param_groups=groups)
 
 # %% ../nbs/12_training.ipynb #91b410f2
 def load_checkpoint(
     source: str | os.PathLike | BinaryIO,  # a path or an open binary file
-    model: torch.nn.Module,                # receives the parameters
-    optimizer: torch.optim.Optimizer,      # receives the averages, step counts and hyper-parameters
-) -> tuple[int, dict]:                     # updates done, and the extra record given to `save_checkpoint`
-    "Put a checkpoint's state into a model and an optimizer. On `InputError` neither has changed."
+    model: torch.nn.Module,  # receives the parameters
+    optimizer: torch.optim.Optimizer,  # receives averages, step counts, hyper-parameters
+) -> tuple[int, dict]:  # updates done, and the extra record given to `save_checkpoint`
+    "Put a checkpoint's state into a model and an optimizer; on an error neither has changed."
     tensors, record = read_checkpoint(source)
     _restore(tensors, record, model, optimizer)
     return record["step"], record["extra"]
 
+
 def _restore(tensors, record, model, optimizer):
-    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    weights = {
+        key.removeprefix("model."): value
+        for key, value in tensors.items()
+        if key.startswith("model.")
+    }
     _check_same_weights(weights, model.state_dict())
     state = _optimizer_state(tensors, record, optimizer)
     optimizer.load_state_dict(state)
@@ -365,9 +469,11 @@ class Objective(torch.nn.Module):
 
 # %% ../nbs/12_training.ipynb #d638c464
 def pick_device(
-    name: str | torch.device | None = None,   # "cpu", "cuda", "cuda:1" or "mps"; None: a GPU of CUDA where there is one
+    name: str | torch.device | None = None,  # "cpu", "cuda", "cuda:1", "mps"; None: CUDA or CPU
 ) -> torch.device:
-    "Where this process computes; of the processes of one run, each has a GPU of its own. `InputError` for none."
+    """Where this process computes. Of the processes of one run, each has a GPU of its own.
+
+    `InputError` for a device that is unknown or not here."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -375,111 +481,145 @@ def pick_device(
     except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"device {name!r} is unknown: one of cpu, cuda, cuda:1 (and so on) or mps is needed")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+        raise InputError(
+            f"device {name!r} is unknown: one of cpu, cuda, cuda:1 (and so on) or mps "
+            "is needed"
+        )
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
     index = device.index
     if index is None:
         index = int(os.environ.get("LOCAL_RANK", 0)) if device.type == "cuda" else 0
     if index >= count:
-        raise InputError(f"device {name!s} is not here: PyTorch sees {count} of {device.type} on this machine")
+        raise InputError(
+            f"device {name!s} is not here: PyTorch sees {count} of {device.type} "
+            "on this machine"
+        )
     return torch.device("cuda", index) if device.type == "cuda" else torch.device(device.type)
 
 # %% ../nbs/12_training.ipynb #9be1f7a3
-GROUP_TIMEOUT = timedelta(hours=12)   # for the others to come, and for a result that all of them share
+GROUP_TIMEOUT = timedelta(hours=12)  # for the others to come, and for what all of them share
 
-def processes() -> tuple[int, int]:   # this process's rank, and how many there are
+
+def processes() -> tuple[int, int]:  # this process's rank, and how many there are
     "What `torchrun` told this process; (0, 1) for a process on its own."
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
+
 def process_group(
-    device: torch.device,   # where this process trains
-) -> tuple[int, int]:       # as `processes`
+    device: torch.device,  # where this process trains
+) -> tuple[int, int]:  # as `processes`
     "Join the processes that `torchrun` started, until the program ends."
     rank, count = processes()
     if count > 1 and not dist.is_initialized():
         if device.type == "cuda":
-            torch.cuda.set_device(device)      # what barrier() and the like then use
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=GROUP_TIMEOUT)
+            torch.cuda.set_device(device)  # what barrier() and the like then use
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=GROUP_TIMEOUT
+        )
         atexit.register(_leave_group)
     return rank, count
+
 
 def _leave_group():
     if dist.is_initialized():
         dist.destroy_process_group()
 
 # %% ../nbs/12_training.ipynb #8db375a3
-LONG_RUN = 1e15   # floating-point operations
+LONG_RUN = 1e15  # floating-point operations
+
 
 def compile_fault(
-    device: torch.device,   # where a run trains
-) -> str | None:            # None: there is none
+    device: torch.device,  # where a run trains
+) -> str | None:  # None: there is none
     "Why torch.compile does not work here: it is tried on one line."
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
-    except (RuntimeError, ImportError, OSError) as error:    # no compiler, or a GPU that it does not know
+    except (RuntimeError, ImportError, OSError) as error:  # no compiler, an unknown GPU
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None
 
+
 def compiles_well(
-    device: torch.device,   # where a run trains
-    flops: float,           # of the whole run
+    device: torch.device,  # where a run trains
+    flops: float,  # of the whole run
 ) -> bool:
-    "Whether torch.compile is likely to pay: for at least `LONG_RUN` operations, where it can make a kernel of one line."
+    """Whether torch.compile is likely to pay.
+
+    For at least `LONG_RUN` operations, where it can make a kernel of one line."""
     return flops >= LONG_RUN and compile_fault(device) is None
 
 # %% ../nbs/12_training.ipynb #b5aa2228
 class Trainer:
-    """Trains a `Transformer` on tokens and keeps a run folder: metrics.jsonl, checkpoints/, config.json,
-    model.safetensors, loss.png. `InputError` where a text is shorter than the context."""
-    def __init__(self,
-        model: Transformer,                 # the model, with its initial weights
-        train_tokens: np.ndarray,           # integers (number of tokens,), memory-mapped: see `load_tokens`
-        valid_tokens: np.ndarray,           # integers (number of tokens,) to be tested on
-        config: TrainingConfig,             # the run's numbers
-        folder: str | os.PathLike,          # the run folder, made if missing
-        device: str | torch.device | None = None,   # as for `pick_device`
-        floor: float | None = None,         # entropy of the text in nats per token, drawn under the loss, where it is known
-        clock: Callable[[], float] = time.perf_counter,   # seconds since any moment
+    """Trains a `Transformer` on tokens and keeps a run folder.
+
+    It holds metrics.jsonl, checkpoints/, config.json, model.safetensors, loss.png.
+    `InputError` where a text is shorter than the context."""
+
+    def __init__(
+        self,
+        model: Transformer,  # the model, with its initial weights
+        train_tokens: np.ndarray,  # integers (number of tokens,): see `load_tokens`
+        valid_tokens: np.ndarray,  # integers (number of tokens,) to be tested on
+        config: TrainingConfig,  # the run's numbers
+        folder: str | os.PathLike,  # the run folder, made if missing
+        device: str | torch.device | None = None,  # as for `pick_device`
+        floor: float | None = None,  # entropy of the text in nats per token, where it is known
+        clock: Callable[[], float] = time.perf_counter,  # seconds since any moment
     ):
         self.device = pick_device(device)
         self.rank, self.num_processes = process_group(self.device)
         if config.batch_size % (self.num_processes * config.gradient_accumulation_steps):
-            raise InputError(f"training.batch_size {config.batch_size} cannot be shared by {self.num_processes} processes")
+            raise InputError(
+                f"training.batch_size {config.batch_size} cannot be shared by "
+                f"{self.num_processes} processes"
+            )
         self.model, self.config, self.floor = model.to(self.device), config, floor
         self.context_length = model.config.context_length
         self.train_tokens, self.valid_tokens = train_tokens, valid_tokens
         _check_texts(self.context_length, training=train_tokens, validation=valid_tokens)
         self.folder = Path(folder)
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self.step = self.skipped = 0     # updates done; of those, skipped for an overflow in float16
-        self.seconds = 0.0               # that `fit` has spent on them, over all resumptions
+        self.step = self.skipped = 0  # updates done; of those, skipped for an overflow
+        self.overflows = 0  # updates skipped in a row, those of the last one
+        self.seconds = 0.0  # that `fit` has spent on the updates, over all resumptions
         self.clock = clock
-        self.looked = self.saved = None  # the steps of the last look at the validation text and the last checkpoint
-        self.shown, self.recent = None, deque(maxlen=100)   # the picture in the notebook; losses, to tell a spike by
-        self.overflows = 0               # in float16, updates skipped in a row
+        self.looked = self.saved = None  # steps of the last look and of the last checkpoint
+        self.recent = deque(maxlen=100)  # losses, to tell a spike by
+        self.shown = None  # the picture in the notebook
         self._assemble()
 
 # %% ../nbs/12_training.ipynb #c8456d1b
 @patch
 def _assemble(self: Trainer):
-    "What a step needs: the objective in the run's number format, the optimizer, the loss scale."
+    "What a step needs: the objective in the run's number format, optimizer, loss scale."
     c = self.config
     self.precision = pick_precision(self.device) if c.precision == "auto" else c.precision
     self.objective = Objective(self.model, self.precision)
-    flops = flops_per_token(self.model.config) * c.max_steps * c.batch_size * self.context_length
-    self.compiled = compiles_well(self.device, flops) if c.compile == "auto" else c.compile == "on"
+    self.compiled = c.compile == "on"
+    if c.compile == "auto":
+        tokens = c.max_steps * c.batch_size * self.context_length
+        self.compiled = compiles_well(self.device, flops_per_token(self.model.config) * tokens)
     if c.compile == "on":
         fault = compile_fault(self.device)
         if fault:
-            raise InputError(f"training.compile is 'on', and torch.compile does not work here ({fault}): "
-                             "install a C++ compiler, or give 'off'")
+            raise InputError(
+                f"training.compile is 'on', and torch.compile does not work here ({fault}): "
+                "install a C++ compiler, or give 'off'"
+            )
     if self.compiled:
-        self.objective.compile()     # at the first step; the parameters keep their names
+        self.objective.compile()  # at the first step; the parameters keep their names
     if self.num_processes > 1:
         self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
-    self.optimizer = AdamW(self.model.parameters(), c.learning_rate, c.betas, weight_decay=c.weight_decay)
+    self.optimizer = AdamW(
+        self.model.parameters(), c.learning_rate, c.betas, weight_decay=c.weight_decay
+    )
     self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
-    self.stopped = torch.zeros((), dtype=torch.bool, device=self.device)   # a number was not finite: nothing moves any more
+    # becomes True at a number that is not finite: from then on nothing moves
+    self.stopped = torch.zeros((), dtype=torch.bool, device=self.device)
 
 # %% ../nbs/12_training.ipynb #3f39eb05
 def _check_texts(context_length, **texts):
@@ -491,28 +631,36 @@ def _check_texts(context_length, **texts):
 # %% ../nbs/12_training.ipynb #46fe5d6d
 @patch
 def position(self: Trainer) -> float:
-    "How far the run is, from 0 to max_steps: the updates done, or the share of train_seconds that has passed."
+    """How far the run is, from 0 to max_steps.
+
+    That is the updates done, or by the clock the share of train_seconds that has passed."""
     c = self.config
     if c.train_seconds is None:
         return self.step
     return c.max_steps * min(1.0, self.seconds / c.train_seconds)
+
 
 @patch
 def ended(self: Trainer) -> bool:
     "Whether there is nothing left to train."
     return self.position() >= self.config.max_steps
 
+
 @patch
 def learning_rate(self: Trainer) -> float:
     "The learning rate of the next update: linear warm-up, then half a cosine."
     c = self.config
     position = self.step + 1 if c.train_seconds is None else self.position()
-    return cosine_schedule(position, c.learning_rate, c.min_learning_rate, c.warmup_steps, c.max_steps)
+    return cosine_schedule(
+        position, c.learning_rate, c.min_learning_rate, c.warmup_steps, c.max_steps
+    )
 
 # %% ../nbs/12_training.ipynb #6e2d90fb
 @patch
 def _tick(self: Trainer):
-    "Add the time since the last tick to the seconds of the run. Of several processes, all go by the clock of the first."
+    """Add the time since the last tick to the seconds of the run.
+
+    Of several processes, all go by the clock of the first."""
     now = self.clock()
     self.seconds += now - self.ticked
     self.ticked = now
@@ -523,9 +671,10 @@ def _tick(self: Trainer):
 
 # %% ../nbs/12_training.ipynb #28fc8b01
 @patch
-def _over_processes(self: Trainer,
-    value: torch.Tensor,   # on this process's device
-) -> torch.Tensor:         # the same shape
+def _over_processes(
+    self: Trainer,
+    value: torch.Tensor,  # on this process's device
+) -> torch.Tensor:  # the same shape
     "The sum of a tensor over all processes."
     if self.num_processes > 1:
         dist.all_reduce(value)
@@ -534,16 +683,25 @@ def _over_processes(self: Trainer,
 # %% ../nbs/12_training.ipynb #d2bc841f
 @patch
 def train_step(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update. Returns the batch's mean loss in nats and the gradient's norm before clipping, scalars on the device.
+    """One update. Returns the batch's mean loss in nats and its gradient's norm before clipping.
 
-    Where one of them is not finite, nothing changes; nor does it later, but for an overflow in float16."""
+    Both are scalars on the device. Where one of them is not finite, nothing changes; nor does
+    it later, but for an overflow in float16."""
     c, k, total = self.config, self.config.gradient_accumulation_steps, 0.0
     for group in self.optimizer.param_groups:
         group["lr"] = self.learning_rate()
-    inputs, targets = batch_at(self.train_tokens, c.batch_size, self.context_length, c.seed, self.step, self.device,
-                               self.rank, self.num_processes)
+    inputs, targets = batch_at(
+        self.train_tokens,
+        c.batch_size,
+        self.context_length,
+        c.seed,
+        self.step,
+        self.device,
+        self.rank,
+        self.num_processes,
+    )
     for i, micro_batch in enumerate(zip(inputs.chunk(k), targets.chunk(k)), 1):
-        wait = i < k and self.num_processes > 1                  # average over the processes once, at the end
+        wait = i < k and self.num_processes > 1  # average over the processes once, at the end
         with self.objective.no_sync() if wait else nullcontext():
             loss = self.objective(*micro_batch) / k
             self.scaler.scale(loss).backward()
@@ -557,9 +715,10 @@ def train_step(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
 
 # %% ../nbs/12_training.ipynb #e94f60b1
 @patch
-def _update(self: Trainer,
-    loss: torch.Tensor,   # of the batch, on the device
-    norm: torch.Tensor,   # of its gradient, on the device
+def _update(
+    self: Trainer,
+    loss: torch.Tensor,  # of the batch, on the device
+    norm: torch.Tensor,  # of its gradient, on the device
 ):
     "Move the weights, unless a number is not finite. Nothing is fetched to find out."
     overflow = ~norm.isfinite()
@@ -577,17 +736,24 @@ def _update(self: Trainer,
 @patch
 @torch.no_grad()
 def validate(self: Trainer) -> float:
-    "Mean cross entropy in nats over `eval_windows` windows, evenly spread over the validation tokens."
+    "Mean cross entropy in nats over `eval_windows` windows, spread evenly over the text."
     size, tokens = self.context_length, self.valid_tokens
     count = min(self.config.eval_windows, (len(tokens) - 1) // size)
     starts = np.linspace(0, len(tokens) - size - 1, count).astype(np.int64)
     total, objective = 0.0, Objective(self.model, self.precision)
-    mine = starts[self.rank::self.num_processes]
+    mine = starts[self.rank :: self.num_processes]
     self.model.eval()
-    with tqdm(total=len(mine), desc="validation", unit="window", delay=2, leave=False, disable=self.rank > 0) as bar:
+    with tqdm(
+        total=len(mine),
+        desc="validation",
+        unit="window",
+        delay=2,
+        leave=False,
+        disable=self.rank > 0,
+    ) as bar:
         for first in range(0, len(mine), self.config.batch_size):
-            some = mine[first:first + self.config.batch_size]
-            windows = np.stack([tokens[s:s + size + 1] for s in some]).astype(np.int64)
+            some = mine[first : first + self.config.batch_size]
+            windows = np.stack([tokens[s : s + size + 1] for s in some]).astype(np.int64)
             windows = torch.from_numpy(windows).to(self.device)
             total += objective(windows[:, :-1], windows[:, 1:]).item() * len(some)
             bar.update(len(some))
@@ -596,8 +762,9 @@ def validate(self: Trainer) -> float:
 
 # %% ../nbs/12_training.ipynb #f7d9ce6a
 @patch
-def log(self: Trainer,
-    **values,   # name -> number; the step is added
+def log(
+    self: Trainer,
+    **values,  # name -> number; the step is added
 ):
     "Append one line to metrics.jsonl."
     if self.rank:
@@ -607,18 +774,25 @@ def log(self: Trainer,
 
 # %% ../nbs/12_training.ipynb #1483a57d
 def read_metrics(
-    folder: str | os.PathLike,   # the run folder
-) -> list[dict]:                 # the lines of metrics.jsonl, each with "step"
-    "What a run has measured so far. A last line cut short by a power cut is left out. `InputError` for a foreign line."
+    folder: str | os.PathLike,  # the run folder
+) -> list[dict]:  # the lines of metrics.jsonl, each with "step"
+    """What a run has measured so far.
+
+    A last line cut short by a power cut is left out. `InputError` for a foreign line."""
     path = Path(folder) / "metrics.jsonl"
     lines = read_json_lines(path)
     for line in lines:
         if not isinstance(line.get("step"), int) or isinstance(line["step"], bool):
-            raise InputError(f"{path} has a line without a step, {json.dumps(line)[:60]}: "
-                             "take it away, or move the file away to go on without")
-        for name in ("step", "loss", "valid_loss", "learning_rate", "seconds", "tokens_per_second"):
-            if name in line and not isinstance(line[name], float) and not _is_number(line[name]):
-                raise InputError(f"{path}: {name} is {line[name]!r} at step {line['step']}: a number is needed")
+            raise InputError(
+                f"{path} has a line without a step, {json.dumps(line)[:60]}: "
+                "take it away, or move the file away to go on without"
+            )
+        for name in ("step", "loss", "valid_loss", "learning_rate", "seconds"):
+            value = line.get(name, 0.0)
+            if not isinstance(value, float) and not _is_number(value):
+                raise InputError(
+                    f"{path}: {name} is {reprlib.repr(value)} in a line: a number is needed"
+                )
     return lines
 
 # %% ../nbs/12_training.ipynb #77b5441f
@@ -627,40 +801,56 @@ def last_checkpoint(self: Trainer) -> Path | None:
     "Path of the newest checkpoint in the run folder, None where there is none."
     return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
 
+
 def _kept(last):
-    return f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+    if last is None:
+        return "no checkpoint had been written yet"
+    return f"the last good checkpoint is {last}"
+
 
 def _keep_newest(
     folder: Path,
-    pattern: str,   # of file names that sort by age
+    pattern: str,  # of file names that sort by age
 ):
     "Of the files that fit, remove all but the newest two."
     for old in sorted(folder.glob(pattern))[:-2]:
         old.unlink()
 
 # %% ../nbs/12_training.ipynb #f630d59d
-MOST_OVERFLOWS = 20   # in float16, skipped updates in a row that a run survives at most, less one
+MOST_OVERFLOWS = 20  # in float16: so many updates skipped in a row end a run
+
 
 @patch
-def watch(self: Trainer,
-    step: int,              # an update
-    learning_rate: float,   # at which it was made
-    loss: float,            # what it met
-    norm: float,            # of its gradient
+def watch(
+    self: Trainer,
+    step: int,  # an update
+    learning_rate: float,  # at which it was made
+    loss: float,  # what it met
+    norm: float,  # of its gradient
 ):
-    """Stop at a number that is not finite (`FloatingPointError`), in float16 at the twentieth overflow in a row;
-    warn of a spike, and keep the checkpoint before it."""
-    last, where = self.last_checkpoint(), f"at step {step} with a learning rate of {learning_rate:.2e}"
+    """Stop at a number that is not finite, warn of a spike, and keep the checkpoint before it.
+
+    `FloatingPointError` stops; in float16 only the twentieth overflow in a row does."""
+    last = self.last_checkpoint()
+    where = f"at step {step} with a learning rate of {learning_rate:.2e}"
     advice = f"{_kept(last)}; a lower learning rate or a longer warm-up usually helps"
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss became {loss} {where}, and no update was made; {advice}")
+        raise FloatingPointError(
+            f"the loss became {loss} {where}, and no update was made; {advice}"
+        )
     self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
     if self.overflows and not self.scaler.is_enabled():
-        raise FloatingPointError(f"the gradient's norm became {norm} {where}, and no update was made; {advice}")
+        raise FloatingPointError(
+            f"the gradient's norm became {norm} {where}, and no update was made; {advice}"
+        )
     if self.overflows >= MOST_OVERFLOWS:
-        raise FloatingPointError(f"the gradient overflowed {self.overflows} times in a row in float16, the last time "
-                                 f"{where}, and none of these updates was made; {advice}")
-    mean, spread = (np.mean(self.recent), np.std(self.recent)) if len(self.recent) >= 20 else (math.inf, 0)
+        raise FloatingPointError(
+            f"the gradient overflowed {self.overflows} times in a row in float16, the last "
+            f"time {where}, and none of these updates was made; {advice}"
+        )
+    mean, spread = math.inf, 0.0
+    if len(self.recent) >= 20:
+        mean, spread = np.mean(self.recent), np.std(self.recent)
     if loss > mean + max(6 * spread, 0.5) and self.rank == 0:
         if last:
             with atomic_path(last.with_name(f"before_spike_{step:08}.safetensors")) as path:
@@ -671,16 +861,21 @@ def watch(self: Trainer,
 
 # %% ../nbs/12_training.ipynb #03fbed29
 @patch
-def flush(self: Trainer,
-    waiting: list[tuple],   # (step, learning rate, loss, gradient norm) of each update since the last call; emptied
-) -> float:                 # the mean loss over them
-    "Fetch the waiting numbers and log them. `FloatingPointError` names the first step that had one which is not finite."
+def flush(
+    self: Trainer,
+    waiting: list[tuple],  # each update's step, learning rate, loss, gradient norm; emptied
+) -> float:  # the mean loss over them
+    """Fetch the waiting numbers and log them.
+
+    `FloatingPointError` names the first step that had one which is not finite."""
     losses, norms = (torch.stack(values).tolist() for values in list(zip(*waiting))[2:])
     for (step, rate, _, _), loss, norm in zip(waiting, losses, norms):
         self.watch(step, rate, loss, norm)
     mean, rates = sum(losses) / len(losses), [rate for _, rate, _, _ in waiting]
-    last_norm = norms[-1] if math.isfinite(norms[-1]) else None        # JSON has no infinity
-    values = dict(loss=mean, learning_rate=rates[-1], gradient_norm=last_norm, skipped=int(self.skipped))
+    last_norm = norms[-1] if math.isfinite(norms[-1]) else None  # JSON has no infinity
+    values = dict(
+        loss=mean, learning_rate=rates[-1], gradient_norm=last_norm, skipped=int(self.skipped)
+    )
     if self.config.train_seconds is not None:
         values |= dict(learning_rates=rates, seconds=round(self.seconds, 3))
     self.log(**values)
@@ -690,22 +885,36 @@ def flush(self: Trainer,
 # %% ../nbs/12_training.ipynb #26806cf8
 @patch
 def save(self: Trainer):
-    """Write a checkpoint and the weights; of the checkpoints, keep the last two. `OSError` where the disk is full,
-    `FloatingPointError` where a number is not finite."""
+    """Write a checkpoint and the weights; of the checkpoints, keep the last two.
+
+    `OSError` where the disk is full, `FloatingPointError` where a number is not finite."""
     if self.rank:
         return
-    extra = dict(model=asdict(self.model.config), training=asdict(self.config), precision=self.precision,
-                 scaler=self.scaler.state_dict(), skipped=int(self.skipped), seconds=self.seconds)
-    path, last = self.folder / "checkpoints" / f"step_{self.step:08}.safetensors", self.last_checkpoint()
+    extra = dict(
+        model=asdict(self.model.config),
+        training=asdict(self.config),
+        precision=self.precision,
+        scaler=self.scaler.state_dict(),
+        skipped=int(self.skipped),
+        seconds=self.seconds,
+    )
+    path, last = (
+        self.folder / "checkpoints" / f"step_{self.step:08}.safetensors",
+        self.last_checkpoint(),
+    )
     if self.stopped:
-        raise FloatingPointError(f"step {self.step} is not saved: it or an update before it met a loss or a gradient "
-                                 f"that is not finite; {_kept(last)}")
+        raise FloatingPointError(
+            f"step {self.step} is not saved: it or an update before it met a loss or a "
+            f"gradient that is not finite; {_kept(last)}"
+        )
     try:
         save_checkpoint(self.model, self.optimizer, self.step, path, extra)
         self.model.save_pretrained(self.folder)
     except FloatingPointError as error:
-        raise FloatingPointError(f"step {self.step} cannot be saved: {error}; {_kept(last)}; "
-                                 "a lower learning rate usually helps") from None
+        raise FloatingPointError(
+            f"step {self.step} cannot be saved: {error}; {_kept(last)}; "
+            "a lower learning rate usually helps"
+        ) from None
     except OSError as error:
         raise OSError(f"step {self.step} could not be saved: {error}; {_kept(last)}") from None
     self.saved = self.step
@@ -713,21 +922,27 @@ def save(self: Trainer):
 
 # %% ../nbs/12_training.ipynb #8064533a
 @patch
-def _check_same_run(self: Trainer,
-    extra: dict,    # of a checkpoint
-    path: Path,     # the checkpoint
+def _check_same_run(
+    self: Trainer,
+    extra: dict,  # of a checkpoint
+    path: Path,  # the checkpoint
 ):
-    "`InputError` for the first number of the model or the training that differs between then and now."
+    "`InputError` for the first number of the model or the training that differs from then."
     before = dict(model=extra.get("model"), training=extra.get("training"))
     for part, now in (("model", self.model.config), ("training", self.config)):
         if not isinstance(before[part], dict):
-            raise InputError(f"{path} does not say of which {part} it is: it was not written by a Trainer")
-        defaults = asdict(TrainingConfig()) if part == "training" else {}     # of fields that are newer than the run
-        then, now = (json.loads(json.dumps(values)) for values in (defaults | before[part], asdict(now)))
+            raise InputError(
+                f"{path} does not say of which {part} it is: it was not written by a Trainer"
+            )
+        then, now = (json.loads(json.dumps(values)) for values in (before[part], asdict(now)))
+        if part == "training":
+            then = asdict(TrainingConfig()) | then  # some fields are newer than the run
         for name, value in now.items():
             if then.get(name) != value:
-                raise InputError(f"{part}.{name} is {value!r} now and {then.get(name)!r} in {path}: "
-                                 "resume with the same configuration, or start a new run")
+                raise InputError(
+                    f"{part}.{name} is {value!r} now and {then.get(name)!r} in {path}: "
+                    "resume with the same configuration, or start a new run"
+                )
 
 # %% ../nbs/12_training.ipynb #0ad93b6c
 @patch
@@ -737,24 +952,33 @@ def resume(self: Trainer) -> int:
     `InputError`, with nothing changed, if there is none or it differs."""
     path = self.last_checkpoint()
     if path is None:
-        raise InputError(f"{self.folder} has no checkpoint to resume from: start the run without --resume")
+        raise InputError(
+            f"{self.folder} has no checkpoint to resume from: start the run without --resume"
+        )
     tensors, record = read_checkpoint(path)
     step, extra = record["step"], record["extra"]
     self._check_same_run(extra, path)
-    lines = [line for line in read_metrics(self.folder) if line["step"] <= step] if self.rank == 0 else []
+    lines = []
+    if self.rank == 0:
+        lines = [line for line in read_metrics(self.folder) if line["step"] <= step]
     _restore(tensors, record, self.model, self.optimizer)
     if extra.get("scaler") and self.scaler.is_enabled():
         self.scaler.load_state_dict(extra["scaler"])
     if extra.get("precision", self.precision) != self.precision:
-        warnings.warn(f"this run has been trained in {extra['precision']} so far, and goes on in {self.precision}: "
-                      "its numbers will differ from those of a run on one machine")
+        warnings.warn(
+            f"this run has been trained in {extra['precision']} so far, and goes on in "
+            f"{self.precision}: its numbers will differ from those of a run on one machine"
+        )
     self.step = self.saved = step
     self.skipped, self.seconds = extra.get("skipped", 0), extra.get("seconds", 0.0)
-    looked = any("valid_loss" in line and line["step"] == step for line in lines)
-    self.looked = step if self._over_processes(torch.tensor(float(looked), device=self.device)) else None
+    looks = [line for line in lines if "valid_loss" in line and line["step"] == step]
+    if self._over_processes(torch.tensor(len(looks), device=self.device)):
+        self.looked = step
     if self.rank == 0:
         with atomic_path(self.folder / "metrics.jsonl") as file:
-            file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            file.write_text(
+                "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+            )
     return step
 
 # %% ../nbs/12_training.ipynb #0a7484e2
@@ -764,9 +988,12 @@ def resident_memory() -> int:
 
 
 class PeakMemory:
-    "The most memory that this process has held while a `with` block ran: a thread asks a hundred times a second."
+    """The most memory that this process has held while a `with` block ran.
+
+    A thread asks a hundred times a second."""
+
     def __init__(self):
-        self.bytes = 0   # the most so far
+        self.bytes = 0  # the most so far
 
     def __enter__(self):
         self._look()
@@ -837,7 +1064,10 @@ def png(
 def _show(self: Trainer):
     "Draw the curve in the notebook, in place of the one that this trainer drew before."
     from IPython.display import Image, display
-    title = f"step {self.step:,}, {self._speed():,.0f} tokens/s" + (f", {self.skipped} updates skipped" if self.skipped else "")
+
+    title = f"step {self.step:,}, {self._speed():,.0f} tokens/s"
+    if self.skipped:
+        title += f", {self.skipped} updates skipped"
     picture = Image(png(plot_metrics(self.folder, self.floor, title)), width=640)
     if self.shown:
         self.shown.update(picture)
@@ -846,15 +1076,16 @@ def _show(self: Trainer):
 
 # %% ../nbs/12_training.ipynb #6fbac226
 def matmul_speed(
-    device: torch.device,   # where
-    precision: str,         # "float32", "bfloat16" or "float16"
-    repeat: int = 5,        # products after the first; the fastest counts
-) -> float:                 # floating-point operations per second
+    device: torch.device,  # where
+    precision: str,  # "float32", "bfloat16" or "float16"
+    repeat: int = 5,  # products after the first; the fastest counts
+) -> float:  # floating-point operations per second
     "How fast this machine multiplies two large square matrices."
     size = 8192 if device.type == "cuda" else 1024
     a = torch.ones(size, size, device=device, dtype=getattr(torch, precision))
     seconds = []
-    while len(seconds) <= repeat and sum(seconds) < 2:   # a CPU without float16 in hardware takes that long for one
+    # a CPU without float16 in hardware takes seconds for a single one
+    while len(seconds) <= repeat and sum(seconds) < 2:
         start = time.perf_counter()
         a @ a
         if device.type == "cuda":
@@ -879,23 +1110,34 @@ def counted_flops(
 
 # %% ../nbs/12_training.ipynb #c3f8e849
 @patch
-def _account(self: Trainer,
-    program: int,      # bytes that the process held before the first step
+def _account(
+    self: Trainer,
+    program: int,  # bytes that the process held before the first step
 ):
     "Write what the run should have taken and what it did to accounting.json."
     c, model = self.config, self.model.config
     steps, seconds = self.step - self.begun[0], self.seconds - self.begun[1]
     tokens = steps * c.batch_size * self.context_length
-    window = batch_at(self.train_tokens, 1, self.context_length, c.seed, 0, self.device)   # one: it needs little memory
-    counted = counted_flops(Objective(self.model, self.precision), *window) * steps * c.batch_size
-    record = dict(device=self.device.type, precision=self.precision, compiled=self.compiled, tokens=tokens,
-                  flops=flops_per_token(model) * tokens, counted_flops=counted, seconds=round(seconds, 2),
-                  peak_bytes=self._peak(), skipped=int(self.skipped),
-                  product_speed=round(matmul_speed(self.device, self.precision)))
+    # one window, which needs little memory, counts for all
+    window = batch_at(self.train_tokens, 1, self.context_length, c.seed, 0, self.device)
+    counted = counted_flops(Objective(self.model, self.precision), *window)
+    record = dict(
+        device=self.device.type,
+        precision=self.precision,
+        compiled=self.compiled,
+        tokens=tokens,
+        flops=flops_per_token(model) * tokens,
+        counted_flops=counted * steps * c.batch_size,
+        seconds=round(seconds, 2),
+        peak_bytes=self._peak(),
+        skipped=int(self.skipped),
+        product_speed=round(matmul_speed(self.device, self.precision)),
+    )
     if self.device.type == "cpu":
-        windows = c.batch_size // (c.gradient_accumulation_steps * self.num_processes)      # in one micro-batch
-        parts = process_memory(model, windows, self.precision != "float32", program)
-        record["predicted_peak_bytes"] = sum(parts.values()) - 4 * parameter_count(model)   # the model was there before
+        micro_batch = c.batch_size // (c.gradient_accumulation_steps * self.num_processes)
+        parts = process_memory(model, micro_batch, self.precision != "float32", program)
+        there_before = 4 * parameter_count(model)  # is in `program`, too
+        record["predicted_peak_bytes"] = sum(parts.values()) - there_before
     write_json(self.folder / "accounting.json", record)
 
 # %% ../nbs/12_training.ipynb #dbaa824d
@@ -905,27 +1147,35 @@ def _speed(self: Trainer) -> float:
     steps, seconds = self.step - self.begun[0], self.seconds - self.begun[1]
     return steps * self.config.batch_size * self.context_length / max(seconds, 1e-9)
 
+
 @patch
 def _peak(self: Trainer) -> int:
     "The most memory held so far, in bytes: by this process, or by its tensors on a GPU."
     on_gpu = self.device.type == "cuda"
     return torch.cuda.max_memory_allocated(self.device) if on_gpu else self.memory.bytes
 
+
 @patch
-def _look(self: Trainer,
-    live: bool,       # draw the curve in the notebook
+def _look(
+    self: Trainer,
+    live: bool,  # draw the curve in the notebook
 ):
-    "Measure the loss on the validation text, log it with time, speed and memory, and draw the curve."
-    self.log(valid_loss=self.validate(), seconds=round(self.seconds, 2), tokens_per_second=round(self._speed()),
-             peak_bytes=self._peak())
+    "Measure the loss on the validation text, log it with time, speed, memory; draw the curve."
+    self.log(
+        valid_loss=self.validate(),
+        seconds=round(self.seconds, 2),
+        tokens_per_second=round(self._speed()),
+        peak_bytes=self._peak(),
+    )
     self.looked = self.step
     if live and self.rank == 0:
         self._show()
 
 # %% ../nbs/12_training.ipynb #e7be6882
 @patch
-def _finish(self: Trainer,
-    program: int,      # as for `_account`
+def _finish(
+    self: Trainer,
+    program: int,  # as for `_account`
 ):
     "The account and the curve of a run that has come to its end."
     if self.rank == 0:
@@ -934,22 +1184,30 @@ def _finish(self: Trainer,
                 self._account(program)
             with atomic_path(self.folder / "loss.png") as path:
                 path.write_bytes(png(plot_metrics(self.folder, self.floor)))
-        except (RuntimeError, MemoryError, OSError) as error:     # a card without room for one more product, a full disk
-            warnings.warn(f"the run has ended and is saved, but its account or its curve could not be written: {error}")
+        # a card without room for one more product, a full disk
+        except (RuntimeError, MemoryError, OSError) as error:
+            warnings.warn(
+                f"the run has ended and is saved, but its account or its curve could not be "
+                f"written: {error}"
+            )
     if self.num_processes > 1:
         dist.barrier()
 
 # %% ../nbs/12_training.ipynb #3b9afead
 @patch
-def fit(self: Trainer,
-    live: bool = False,   # draw the curve in the notebook while it grows
+def fit(
+    self: Trainer,
+    live: bool = False,  # draw the curve in the notebook while it grows
 ) -> dict:
-    """Train to the end of the run, from wherever the trainer stands. Returns the last validation line of metrics.jsonl.
+    """Train to the end of the run, from wherever the trainer stands.
+
+    Returns the last validation line of metrics.jsonl.
 
     `FloatingPointError` at a number that is not finite, `OSError` where the disk is full."""
-    program, self.begun, self.ticked = resident_memory(), (self.step, self.seconds), self.clock()
+    program = resident_memory()
+    self.begun, self.ticked = (self.step, self.seconds), self.clock()
     if self.step == 0 and self.rank == 0:
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)   # of a start cut short
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a start cut short
     if self.ended() and self.rank == 0:
         print(f"the run in {self.folder} had already ended, at step {self.step:,}", flush=True)
     with PeakMemory() as self.memory, self._bar() as bar:
@@ -966,19 +1224,24 @@ def fit(self: Trainer,
 
 # %% ../nbs/12_training.ipynb #2b7ef5d4
 @patch
-def _train(self: Trainer,
-    bar: tqdm,    # shows how far the run is
-    live: bool,   # as for `fit`
-) -> list[tuple]: # updates whose numbers have not been fetched
-    "Update after update, with logs, looks and checkpoints where the run's position passes a multiple of their intervals."
+def _train(
+    self: Trainer,
+    bar: tqdm,  # shows how far the run is
+    live: bool,  # as for `fit`
+) -> list[tuple]:  # updates whose numbers have not been fetched
+    """Update after update, with logs, looks and checkpoints.
+
+    Each is due where the run's position passes a multiple of its interval."""
     c, waiting, position = self.config, [], self.position()
     while not self.ended():
         waiting.append((self.step + 1, self.learning_rate(), *self.train_step()))
         self._tick()
         bar.update(self._shown_position() - bar.n)
         before, position = position, self.position()
-        log, look, save = (position // interval > before // interval and not self.ended()
-                           for interval in (c.log_interval, c.eval_interval, c.save_interval))
+        log, look, save = (
+            position // interval > before // interval and not self.ended()
+            for interval in (c.log_interval, c.eval_interval, c.save_interval)
+        )
         if log or look or save:
             self._report(waiting, bar)
         if look:
@@ -994,24 +1257,39 @@ def _train(self: Trainer,
 def _bar(self: Trainer) -> tqdm:
     "A bar of updates, or of seconds where the run goes by the clock."
     c = self.config
-    total, unit = (c.max_steps, "step") if c.train_seconds is None else (round(c.train_seconds), "s")
-    return tqdm(total=total, initial=self._shown_position(), unit=unit, dynamic_ncols=True, disable=self.rank > 0)
+    total, unit = c.max_steps, "step"
+    if c.train_seconds is not None:
+        total, unit = round(c.train_seconds), "s"
+    return tqdm(
+        total=total,
+        initial=self._shown_position(),
+        unit=unit,
+        dynamic_ncols=True,
+        disable=self.rank > 0,
+    )
+
 
 @patch
 def _shown_position(self: Trainer) -> int:
     "Where the bar stands."
-    return self.step if self.config.train_seconds is None else int(min(self.seconds, self.config.train_seconds))
+    if self.config.train_seconds is None:
+        return self.step
+    return int(min(self.seconds, self.config.train_seconds))
+
 
 @patch
-def _report(self: Trainer,
-    waiting: list[tuple],   # as for `flush`
-    bar: tqdm,              # of the run
+def _report(
+    self: Trainer,
+    waiting: list[tuple],  # as for `flush`
+    bar: tqdm,  # of the run
 ):
     "Fetch the waiting numbers, and show them at the bar."
     loss = self.flush(waiting)
     steps = {} if self.config.train_seconds is None else {"step": self.step}
     skipped = {"skipped": int(self.skipped)} if self.skipped else {}
-    bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{self._speed():,.0f}", **steps, **skipped, refresh=False)
+    bar.set_postfix(
+        loss=f"{loss:.3f}", tok_s=f"{self._speed():,.0f}", **steps, **skipped, refresh=False
+    )
 
 # %% ../nbs/12_training.ipynb #be86a515
 #| eval: false

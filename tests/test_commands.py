@@ -2,6 +2,7 @@
 import gzip
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lm336.cli import COMMANDS, main
+from lm336.corpus import StoryGrammar, iter_documents
 from lm336.files import owned, sha256
 from lm336.tokenizer import Tokenizer
 
@@ -220,6 +222,22 @@ def test_a_run_goes_on_where_the_automatic_precision_is_another(home, run, monke
         monkeypatch.setenv("LM336_PRECISION", precision)
         out = succeeds("pretrain", "--resume", "--out", copy)
         assert "resumed at step 4" in out and f"in {precision}" in out and "bits per byte" in out
+
+
+def test_the_floor_of_a_run_is_in_nats_per_token(tmp_path, monkeypatch):
+    "What is drawn under the loss: the stories' own probabilities, one by one, over the tokens that the model is tested on."
+    class Enough(Exception):
+        pass
+
+    def trainer(model, train, valid, config, folder, device, floor):
+        raise Enough(floor * len(valid))
+
+    monkeypatch.setattr("lm336.training.Trainer", trainer)
+    (tmp_path / "tiny.json").write_text(json.dumps(dict(data="stories:0.1", model=MODEL, training=TRAINING)))
+    with pytest.raises(Enough) as nats:
+        command("pretrain", "--preset", tmp_path / "tiny.json", "--out", tmp_path / "run")
+    grammar, stories = StoryGrammar(), list(iter_documents(tmp_path / "run" / "data" / "valid.txt"))
+    assert nats.value.args[0] == pytest.approx(-math.log(2) * sum(map(grammar.log2_prob, stories)))
 
 
 # Resuming
@@ -457,6 +475,15 @@ def test_a_file_that_cannot_be_used_is_named(run, name, spoil, says):
     if name != "accounting.json":
         assert says in refuses("generate", run)
     assert contents(run) == before
+
+
+def test_a_token_id_that_the_tokenizer_does_not_have(run):
+    "In a run of the first edition, whose files have no digest."
+    tokens = np.load(run / "data" / "valid.npy")
+    tokens[17] = 5000
+    np.save(run / "data" / "valid.npy", tokens)
+    changed(run / "run.json", lambda values: values.pop("digests"))
+    assert "token id 5000 at position 17" in refuses("evaluate", run)
 
 
 def test_a_metrics_line_that_is_none(run):

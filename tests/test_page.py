@@ -1,4 +1,5 @@
 "The folder of `lm336_web` in a real browser, under a path prefix, with nothing outside it to be reached."
+import re
 import shutil
 from contextlib import contextmanager
 from functools import partial
@@ -24,8 +25,11 @@ def serve(folder):
     "A server of a folder on this machine; its address."
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def page(chromium, site):
     "An open page that no other server can be reached from; at the end, no errors and no request to anywhere else."
     context = chromium.new_context(viewport=dict(width=360, height=640))
     page, asked, errors = context.new_page(), [], []
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(100_000)      # a limit, not a claim: a busy machine is slow
     context.on("request", lambda request: asked.append(request.url))
     context.route(lambda url: not url.startswith(site[1]), lambda route: route.abort())
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -68,12 +72,12 @@ def test_tells_and_stops(page, site):
     page.wait_for_selector("#go:enabled")
     page.fill("#prompt", "Once upon 中文")
     page.click("#go")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('400 tokens')")
+    page.wait_for_selector("#status:text-matches('^400 tokens')")
     text = page.text_content("#text")
     assert text.startswith("Once upon 中文") and len(text) > 50
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
     page.evaluate("document.querySelector('#go').click(), document.querySelector('#go').click()")   # tell, and stop at once
-    page.wait_for_function("parseInt(document.querySelector('#status').textContent) < 400")
+    page.wait_for_selector("#status:text-matches('^[0-3]?[0-9]{1,2} tokens')")
 
 
 def test_a_failed_download_can_be_tried_again(page, site):
@@ -86,3 +90,39 @@ def test_a_failed_download_can_be_tried_again(page, site):
     page.click("text=Try again")
     page.wait_for_selector("text=Ready")
     assert page.is_hidden("#progress") and page.text_content("#go") == "Tell"
+
+
+def test_without_its_program_the_page_says_so(page, site):
+    folder, address = site
+    page.expected_errors = ["404"]
+    (folder / "worker.js").rename(folder / "elsewhere")
+    page.goto(address)
+    page.wait_for_selector("text=The model's program could not be loaded")
+    (folder / "elsewhere").rename(folder / "worker.js")
+    page.click("text=Try again")
+    page.wait_for_selector("text=Ready")
+    (folder / "page.js").unlink()
+    page.goto(address)
+    page.wait_for_selector("text=The page's program, page.js, has not arrived.")
+
+
+def test_a_prompt_that_is_too_long_gets_a_sentence_and_the_next_a_story(page, site):
+    page.goto(site[1])
+    page.wait_for_selector("#go:enabled")
+    page.fill("#prompt", "x" * 100)
+    page.click("#go")
+    page.wait_for_selector("text=The prompt has 100 tokens; this model reads at most 64.")
+    page.fill("#prompt", "x")
+    page.click("#go")
+    page.wait_for_selector("#status:text-matches('^400 tokens')")
+
+
+def test_nothing_but_the_files_beside_it_gets_in(page, site):
+    "No script and no style stands in the page, and its policy lets none in."
+    html = (site[0] / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bon\w+=|\bstyle=", html)
+    page.expected_errors = ["Content Security Policy"]
+    page.goto(site[1])
+    page.wait_for_selector("text=Ready")
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.ran = 1' }))")
+    assert page.evaluate("window.ran") is None

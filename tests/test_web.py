@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import regex
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file, save_file
 
 from lm336.corpus import write_stories
 from lm336.errors import END_OF_TEXT
@@ -38,6 +40,7 @@ class Node:
     def __init__(self):
         program = shutil.which("node")
         if not program: pytest.skip("Node is not installed")
+        self.tokenizer = None
         self.process = subprocess.Popen([program, Path(__file__).parent / "web_node.mjs"], text=True, encoding="utf-8",
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.waiting = selectors.DefaultSelector()
@@ -79,10 +82,11 @@ def save(model, folder):
     return model.double()
 
 
-def as_json(tokenizer, folder):
-    "What is in the file that a tokenizer saves."
-    tokenizer.save_pretrained(folder)
-    return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+def as_json(tokenizer):
+    "What stands in its tokenizer.json."
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 def doubles(numbers): return torch.tensor(numbers, dtype=torch.float64)
@@ -186,6 +190,14 @@ def test_files_that_do_not_fit(node, demo, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**ODD.__dict__, "d_ff": 8}))
     with pytest.raises(Refused, match="does not fit config.json: layers.0.ffn.w1.weight should have 96 numbers"):
         node("load", str(tmp_path))
+    for wrong, words in ((dict(context_length=10**12), "no room for the 1000000000000 tokens"), (dict(num_layers=10**9), "no room for"), (dict(context_length=None), "context_length is null"),
+                         (dict(vocab_size="many"), "vocab_size is many, not a whole number"), (dict(num_heads=5), "num_heads is 5"), (dict(d_model=0), "d_model is 0"),
+                         (dict(rope_theta=-1), "rope_theta is -1"), (dict(norm_eps="x"), "norm_eps is x")):
+        (tmp_path / "config.json").write_text(json.dumps({**ODD.__dict__, **wrong}))
+        with pytest.raises(Refused, match=words): node("load", str(tmp_path))
+    for none in ("null", "[]", "7"):
+        (tmp_path / "config.json").write_text(none)
+        with pytest.raises(Refused, match="config.json is damaged: vocab_size is undefined"): node("load", str(tmp_path))
     node("load", str(folder))
     with pytest.raises(Refused, match="id 4096 is not in the vocabulary of 4096"): node("last", [4096])
 
@@ -222,6 +234,25 @@ def test_equal_logits_favour_the_lower_id(node):
     assert node("sample", dict(logits=logits, dart=0.999, temperature=0)) == 1
 
 
+MODES = [dict(), dict(temperature=0), dict(temperature=0.5), dict(topK=1), dict(topK=3), dict(topP=0.5), dict(topP=1e-46), dict(temperature=1e-46), dict(temperature=5e-324),
+         dict(temperature=1e300), dict(temperature=1.3, topK=3, topP=0.9)]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_what_cannot_be_drawn_from_is_said(node, mode):
+    "The rule of Python's `next_token_probs`, in every mode: NaN, an infinite score, or no score at all."
+    for broken in ([1, "NaN", 2, 0], ["NaN", 1, 2, 0], [1, "Infinity", 2, 0], ["-Infinity"] * 4):
+        for question in ("distribution", "sample"):
+            with pytest.raises(Refused, match="cannot be drawn from: the largest is -?(NaN|Infinity)"): node(question, dict(logits=broken, dart=0.5, **mode))
+    python = dict(zip(("temperature", "top_k", "top_p"), (mode.get(name) for name in ("temperature", "topK", "topP"))))
+    for logits in ([1, 3, 2, 0], ["-Infinity", 1, "-Infinity", 3], [2, 3, 3, 3]):      # two that can be, and a tie
+        ids, found = node("distribution", dict(logits=logits, **mode))
+        expected = next_token_probs(torch.tensor([float(x) for x in logits]), **{k: v for k, v in python.items() if v is not None})
+        if logits[1:] != [3, 3, 3] or "topK" not in mode:          # of a tie, PyTorch's top-k takes any
+            assert torch.zeros(4).double().scatter_(0, torch.tensor(ids), doubles(found)).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+        assert node("sample", dict(logits=logits, dart=0.0, **mode)) in ids
+
+
 def test_surprise(node):
     logits = 5 * torch.randn(100, generator=torch.Generator().manual_seed(4))
     for i in (0, 50, logits.argmin().item()):
@@ -245,7 +276,11 @@ def run(tokenizer, tmp_path_factory):
     return save(sharp_model(TransformerConfig(1000, 64, 32, 2, 2, tie_embeddings=True)), folder), folder
 
 
-def ask(node, *send, until="done", **more): return node("worker", dict(send=send, until=until, **more))
+def ask(node, *send, until="done", **more):
+    "The worker's answers, up to the first of the type `until`, or to an error."
+    answers = node("worker", dict(send=send, until=until, **more))
+    assert answers[-1]["type"] == until, answers[-1]
+    return answers
 
 
 def loaded(node, folder): return ask(node, dict(type="load", url=f"file://{folder}", tag=9), until="ready")
@@ -330,7 +365,7 @@ def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
     _, folder = run
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     model = Transformer(ODD)                      # the tokenizer's first ids suffice: one of them ends the text
-    data = as_json(tokenizer, folder)
+    data = as_json(tokenizer)
     data["model"]["vocab"] = {token: i for token, i in data["model"]["vocab"].items() if i < 37}
     data["model"]["merges"], data["added_tokens"] = [], [dict(data["added_tokens"][0], content=END_OF_TEXT, id=36)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
@@ -338,6 +373,46 @@ def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
     loaded(node, tmp_path)
     done = ask(node, dict(type="generate", maxNewTokens=5000, seed=1))[-1]
     assert done["ended"] and done["tokens"] < 5000 and "endoftext" not in done["text"]
+
+
+@pytest.mark.parametrize("how", [dict(temperature=0), dict(), dict(temperature=1.5, topK=50), dict(topP=0.9)], ids=str)
+def test_worker_never_draws_ids_that_the_tokenizer_lacks(node, run, tokenizer, tmp_path, how):
+    "A model with more rows than there are tokens, and those rows the likeliest: the page tells what Python tells without them."
+    model = sharp_model(TransformerConfig(1300, 64, 32, 2, 2))
+    model.lm_head.weight.data[1000:] = 30 * model.lm_head.weight.data[:300]
+    model = save(model.half(), tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert loaded(node, tmp_path)[-1]["vocabSize"] == 1000
+    python = dict(zip(("temperature", "top_k", "top_p"), (how.get("temperature", 1.0), how.get("topK"), how.get("topP"))))
+    prompt, stop = tokenizer.encode("Once upon a time"), tokenizer.end_of_text_id
+    expected = model.generate(prompt, 80, seed=5, stop_token=stop, vocab_size=1000, **python)[len(prompt):]
+    assert max(model.generate(prompt, 80, seed=5, **python)) >= 1000, "this test would prove nothing"
+    *tokens, done = ask(node, dict(type="generate", prompt="Once upon a time", maxNewTokens=80, seed=5, **how))
+    assert [answer["id"] for answer in tokens] == [i for i in expected if i != stop]
+    with torch.inference_mode(): logits = model(torch.tensor([prompt]))[0, -1, :1000]
+    assert tokens[0]["surprise"] == pytest.approx(-logits.log_softmax(-1)[expected[0]].item() / math.log(2), abs=1e-3)
+    [answer] = ask(node, dict(type="distribution", prompt="Once upon a time", count=10, **how), until="bars")
+    probabilities, order = next_token_probs(logits, **python).topk(len(answer["bars"]))
+    assert [bar["id"] for bar in answer["bars"]] == order.tolist() and [bar["probability"] for bar in answer["bars"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
+
+
+def test_worker_says_what_is_broken(node, run, tokenizer, tmp_path):
+    "Weights that are no numbers, a tokenizer of another model; then it goes on with what is whole."
+    _, folder = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for wrong in (math.nan, math.inf, -math.inf):
+        weights = load_file(folder / "model.safetensors")
+        weights["layers.1.attn.q_proj.weight"][3, 4] = wrong
+        save_file(weights, tmp_path / "model.safetensors")
+        assert refused(node, tmp_path) == "model.safetensors is damaged: layers.1.attn.q_proj.weight holds a number that is not finite."
+    save(sharp_model(TransformerConfig(999, 64, 32, 2, 2, tie_embeddings=True)), tmp_path)
+    assert refused(node, tmp_path) == "tokenizer.json has 1000 tokens, the model only 999: they do not belong together."
+    assert ask(node, dict(type="generate"), until="error")[-1]["message"] == "The model is not loaded yet."
+    loaded(node, folder)
+    assert ask(node, dict(type="generate", prompt="Once", maxNewTokens=2))[-1]["tokens"] == 2
+
+
+def refused(node, folder): return ask(node, dict(type="load", url=f"file://{folder}"), until="error")[-1]["message"]
 
 
 def test_worker_cancels_at_once(node, run):
@@ -374,16 +449,17 @@ def test_tables_differ_only_in_characters_newer_than_one_of_them(newer):
     assert all(unicodedata.category(c) == "Cn" for c in newer)
 
 
-@pytest.fixture
-def reads(node, tokenizer, tmp_path):
-    "Node, with the tokenizer."
-    node("tokenizer", as_json(tokenizer, tmp_path))
-    return node
+def take(node, tokenizer):
+    "Node's tokenizer becomes this one, unless it is."
+    if node.tokenizer is not tokenizer:
+        node("tokenizer", as_json(tokenizer))
+        node.tokenizer = tokenizer
 
 
 @given(hostile)
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_ids_equal(reads, tokenizer, newer, text):
+@settings(max_examples=3000, deadline=None)
+def test_ids_equal(node, tokenizer, newer, text):
+    take(node, tokenizer)
     text = "".join(c for c in text if c not in newer)
     ids = tokenizer.encode(text)
     assert reads("encode", text) == ids
@@ -391,15 +467,15 @@ def test_ids_equal(reads, tokenizer, newer, text):
 
 
 @given(st.lists(st.integers(0, 999), max_size=12))
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_ids_decode(reads, tokenizer, ids):
+@settings(max_examples=500, deadline=None)
+def test_any_ids_decode(node, tokenizer, ids):
+    take(node, tokenizer)
     expected = tokenizer.decode(ids)
     assert reads("decode", ids) == "".join(reads("stream", ids)) == expected
 
 
-def test_texts_that_tell_tokenizers_apart(node, tokenizer, tmp_path):
-    plain = as_json(tokenizer, tmp_path)
-    node("tokenizer", plain)
+def test_texts_that_tell_tokenizers_apart(node, tokenizer):
+    take(node, tokenizer)
     for text in ("", " ", "\ufeffa \ufeff b", "a\x85\x85b", "!\ufeff !\ufeff", "a\x1c\x1cb", "  x", "x  \n", "they'll they'LL", "<|a|><|b|><|a|>", "<|endoftext",
                  "(*)(**)", "undefinedundefined", "\u2028\u2029 \u3000 x", "½²Ⅷ௧", "e\u0301", "👩‍👩‍👧 🇩🇪", "a" * 3000, "中文🙂" * 100):
         ids = tokenizer.encode(text)
@@ -407,8 +483,24 @@ def test_texts_that_tell_tokenizers_apart(node, tokenizer, tmp_path):
         assert node("decode", ids) == text
     with pytest.raises(Refused, match="half a character"): node("encode", "half \ud800 a character")
     with pytest.raises(Refused, match="id 1000 is not in the vocabulary of 1000"): node("decode", [1000])
-    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", {})
-    with pytest.raises(Refused, match="no byte-level BPE"): node("tokenizer", plain | dict(model=dict(type="WordPiece")))
+
+
+def test_tokenizers_that_are_damaged(node, tokenizer):
+    "One sentence each, and at once: an id of a hundred million makes no list as long as that."
+    whole = as_json(tokenizer)
+    def changed(**changes): return {**whole, "model": {**whole["model"], **changes}}
+    def added(**changes): return {**whole, "added_tokens": [{**token, **changes} for token in whole["added_tokens"]]}
+    vocab = whole["model"]["vocab"]
+    for damaged, words in ((None, "no byte-level BPE"), ({}, "no byte-level BPE"), (changed(type="WordPiece"), "no byte-level BPE"),
+                           (changed(vocab={**vocab, "abc": 10**8}), "one has the id 100000000"), (added(id=10**8), "one has the id 100000000"), (changed(vocab={**vocab, "abc": -1}), "one has the id -1"),
+                           (changed(vocab={**vocab, "abc": "x"}), "one has the id x"), (changed(vocab={**vocab, "a\nc": 1000}), "stands for no byte"),
+                           (changed(vocab={token: i for token, i in vocab.items() if i != 500}), "no token has the id 500|one has the id 999"),
+                           (changed(vocab=None), "tokenizer.json is damaged"), (changed(merges=None), "tokenizer.json is damaged"), (changed(merges=[7]), "tokenizer.json is damaged"),
+                           ({**whole, "added_tokens": [None]}, "tokenizer.json is damaged")):
+        with pytest.raises(Refused, match=words): node("tokenizer", damaged, timeout=60)
+    node("tokenizer", whole)
+    node.tokenizer = tokenizer
+    assert node("encode", "Once upon a time") == tokenizer.encode("Once upon a time"), "it does not go on after an error"
 
 
 def test_vocabularies_with_their_own_order(node, tmp_path):
@@ -416,7 +508,7 @@ def test_vocabularies_with_their_own_order(node, tmp_path):
     plain = {i: bytes([255 - i]) for i in range(256)}
     for vocab, merges, special in ((plain, [], []), (plain | {256: b"ab"}, [(b"a", b"b")], ["b", "ab", "\n"])):
         tokenizer = Tokenizer(vocab, merges, special)
-        node("tokenizer", as_json(tokenizer, tmp_path))
+        take(node, tokenizer)
         for text in ("abba ab\nb", "ééab", "\0\xff"): assert node("encode", text) == tokenizer.encode(text)
 
 

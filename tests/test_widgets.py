@@ -1,5 +1,5 @@
 "The widgets: what they compute, under Node; and how they behave on a page without a kernel, under a path prefix, with no other server in reach."
-import os, re, shutil, subprocess
+import json, math, os, re, shutil, subprocess
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from lm336.rope import RotaryEmbedding
 from lm336.schedule import cosine_schedule
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
-from lm336.widgets import one_module
+from lm336.widgets import AttentionView, Sampler, one_module
 
 from .axe import serious
 from .test_bpe import hostile
@@ -106,6 +106,72 @@ def test_a_widget_is_one_module(tmp_path, name):
     ask = f"import('{(tmp_path / 'one.mjs').as_uri()}').then(module => console.log(typeof module.default.render))"
     done = subprocess.run(["node", "-e", ask], capture_output=True, text=True)
     assert done.stdout == "function\n", done.stderr
+
+
+# ---- what Python answers
+
+def small_pair(num_rows=300):
+    "A model, and a tokenizer that has 257 tokens though the model may have more rows, the likeliest of all."
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(num_rows, 32, 32, 2, 2))
+    model.lm_head.weight.data[257:] = 100 * model.lm_head.weight.data[:num_rows - 257]
+    return model, Tokenizer({**{i: bytes([i]) for i in range(256)}, 256: b"<|endoftext|>"}, [], ["<|endoftext|>"])
+
+
+def asked(panel, **message):
+    "All that a panel hears after a message; its thread has ended."
+    heard = []
+    panel.send = heard.append
+    thread = panel.answer(message)
+    if thread is not None:
+        thread.join(100)
+        assert not thread.is_alive(), "it goes on without a word"
+    return heard
+
+
+HOW = [dict(temperature=0), dict(), dict(temperature=1.3, topK=40), dict(topP=0.9)]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_the_panel_never_draws_ids_that_the_tokenizer_lacks(how):
+    model, tokenizer = small_pair()
+    *tokens, done = asked(Sampler(model, tokenizer), type="generate", prompt="Once", maxNewTokens=60, seed=0, **how)
+    prompt, stop = tokenizer.encode("Once"), tokenizer.end_of_text_id
+    python = dict(temperature=how.get("temperature", 1.0), top_k=how.get("topK"), top_p=how.get("topP"))
+    expected = [i for i in model.generate(prompt, 60, seed=0, stop_token=stop, vocab_size=257, **python)[4:] if i != stop]
+    assert [answer["id"] for answer in tokens] == expected and done["type"] == "done"
+    for answer in tokens + asked(Sampler(model, tokenizer), type="distribution", prompt="Once", count=300, **how):
+        assert all(bar["id"] < 257 for bar in answer["bars"])
+        assert sum(bar["probability"] for bar in answer["bars"]) == pytest.approx(1, abs=1e-5) or len(answer["bars"]) == 10
+    assert asked(Sampler(model, tokenizer), type="load")[0]["vocabSize"] == 257
+
+
+def nan_model():
+    model, _ = small_pair()
+    model.layers[1].attn.q_proj.weight.data[7] = math.nan
+    return model
+
+
+QUESTIONS = [*(dict(type=kind, prompt="Once", **how) for kind in ("generate", "distribution") for how in HOW), dict(type="attention", prompt="Once")]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=str)
+def test_whatever_goes_wrong_reaches_the_panel(question):
+    "An error that was foreseen, by its sentence; any other by its name. Mended, the same panel answers."
+    model, tokenizer = small_pair()
+    panel = AttentionView(model, tokenizer, "") if question["type"] == "attention" else Sampler(model, tokenizer)
+    whole = asked(panel, **question)[-1]
+    assert whole["type"] != "error"
+    class Forgetful:
+        def __getattr__(self, name): raise KeyError("an id without a token")
+    for broken, words in ((nan_model(), "NaN"), (None, "AttributeError"), (Forgetful(), "KeyError: 'an id without a token'")):
+        panel.model = broken
+        answers = asked(panel, **question)
+        assert [answer["type"] for answer in answers] == ["error"] and words in answers[0]["message"]
+    panel.model = model
+    assert asked(panel, **question)[-1]["type"] == whole["type"]
+    for nonsense in (dict(prompt="no type"), dict(type=question["type"], prompt=7), dict(type=question["type"], prompt="x" * 40), dict(type=question["type"], prompt="\ud800")):
+        assert asked(panel, **nonsense)[-1]["type"] == "error"
 
 
 # ---- the mechanism
@@ -249,6 +315,51 @@ def test_each_panel_survives_a_failed_download(page, site, name, missing, begin,
     page.click("text=Try again")
     page.wait_for_selector(there)
     assert "could not be" not in page.text_content("main")
+
+
+def test_a_sentence_goes_when_its_cause_is_mended(page, site):
+    page.goto(site[1])
+    page.click("text=Tell a story")
+    ready(page)
+    prompt, status = page.get_by_role("textbox"), page.get_by_role("status")
+    prompt.fill("x" * 500)
+    page.wait_for_function("document.querySelector('.status').textContent.includes('reads at most 128')")
+    assert page.locator(".bars li").count() == 0, "the bars are of another text"
+    prompt.fill("x" * 5)
+    page.wait_for_selector(".bars li")
+    assert status.text_content() == ""
+
+
+@pytest.mark.parametrize("name, file, content, words", [
+    ("sampler", "config.json", lambda config: config | dict(context_length=10**12), "A page has no room for the 1000000000000 tokens"),
+    ("sampler", "tokenizer.json", lambda data: data | dict(added_tokens=[dict(id=10**8, content="x")]), "tokenizer.json is damaged: it has 257 tokens, and one has the id 100000000."),
+    ("attention", "config.json", lambda config: config | dict(vocab_size=255), "model.safetensors does not fit config.json"),
+    ("painter", "tokenizer.json", lambda data: data | dict(model=dict(type="BPE")), "tokenizer.json is damaged"),
+    ("painter", "tokenizer.json", lambda data: None, "tokenizer.json is damaged: it holds no values for this panel."),
+    ("learn", "learn.json", lambda data: dict(records=dict(prompt="x", stops=[], losses=[])), "There is no run to show"),
+    ("learn", "learn.json", lambda data: {}, "There is no run to show")])
+def test_a_damaged_file_is_named_and_can_be_mended(page, site, name, file, content, words):
+    path, begin = site[0] / "model" / file, dict(sampler="Tell a story", attention="Show where it looks").get(name)
+    whole = path.read_text()
+    path.write_text(json.dumps(content(json.loads(whole))))
+    write_page(site[0], [(name, WIDGETS[name])])
+    page.goto(site[1])
+    if begin: page.click(f"text={begin}")
+    page.wait_for_selector(f"text={words}")
+    path.write_text(whole)
+    page.click("text=Try again")
+    page.wait_for_selector(dict(sampler=".text span", attention=".tokens [role=option]", painter=".chips li", learn=".stop")[name])
+    assert words not in page.text_content("main")
+
+
+def test_half_a_character_is_named_by_the_painter(page, site):
+    show(page, site, "painter")
+    text = page.get_by_role("textbox", name="Type something")
+    text.evaluate("el => { el.value = 'half \\ud800'; el.dispatchEvent(new Event('input', { bubbles: true })); }")
+    page.wait_for_selector("text=The text has half a character in it")
+    assert page.locator(".chips li").count() == 0
+    text.fill("whole")
+    assert page.locator(".chips li").count() == 5 and "half" not in page.get_by_role("status").text_content()
 
 
 # ---- each of the others

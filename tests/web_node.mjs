@@ -18,13 +18,13 @@ globalThis.self = { location: "file:///", postMessage: message => heard(JSON.par
 await import("../lm336/web/worker.js");
 
 const commands = {
-  // Post messages to the worker: all its answers up to one of the type `until`. `then` is posted after `after` answers.
+  // Post messages to the worker: all its answers up to one of the type `until`, or one that shows that it will not come. `then` is posted after `after` answers.
   worker: ({ send, until, after, then }) => new Promise(resolve => {
-    const answers = [];
+    const answers = [], last = until === "error" ? ["error", "ready", "bars", "attention", "done"] : [until, "error"];
     heard = answer => {
       answers.push(answer);
       if (answers.length === after) self.onmessage({ data: then });
-      if (answer.type === until) resolve(answers);
+      if (last.includes(answer.type)) resolve(answers);
     };
     for (const data of send) self.onmessage({ data });
   }),
@@ -61,11 +61,11 @@ const commands = {
     }
     return drawn;
   },
-  distribution({ logits, count, ...settings }) {
-    const { ids, probabilities } = distribution(Float32Array.from(logits), settings, count);
+  distribution({ logits, count, ...settings }) {                    // JSON has no NaN: "NaN" and "Infinity" stand for them
+    const { ids, probabilities } = distribution(Float32Array.from(logits, Number), settings, count);
     return [Array.from(ids), Array.from(probabilities)];
   },
-  sample: ({ logits, dart, ...settings }) => sample(Float32Array.from(logits), dart, settings),
+  sample: ({ logits, dart, ...settings }) => sample(Float32Array.from(logits, Number), dart, settings),
   surprise: ({ logits, id }) => surprise(Float32Array.from(logits), id),
   darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
 };

@@ -33,15 +33,20 @@ function widen(halves) {
 
 // A safetensors file: the header's length, the header in JSON, the numbers.
 function readTensors(buffer) {
+  const tensors = {};
   try {
-    const begin = 8 + new DataView(buffer).getUint32(0, true), tensors = {};
+    const begin = 8 + new DataView(buffer).getUint32(0, true);
     const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, begin - 8)));
     for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
       if (dtype !== "F16" || begin + to > buffer.byteLength) throw name;
-      tensors[name] = widen(new Uint16Array(buffer.slice(begin + from, begin + to)));
+      tensors[name] = new Uint16Array(buffer.slice(begin + from, begin + to));
     }
-    return tensors;
   } catch { throw new Error("model.safetensors is truncated, or is no file of float16 weights."); }
+  for (const [name, halves] of Object.entries(tensors)) {
+    if (halves.some(half => (half & 0x7c00) === 0x7c00)) throw new Error(`model.safetensors is damaged: ${name} holds a number that is not finite.`);
+    tensors[name] = widen(halves);
+  }
+  return tensors;
 }
 
 // One sentence for a configuration that makes no model, or none that a page has room for.

@@ -55,9 +55,8 @@ async function look(request, say, mine) {
 async function attention(request, say, mine) {
   const weights = [];
   model.reset();
-  if (!await read(request, mine, weights)) return;
-  if (!weights.every(Number.isFinite)) throw new Error("The model attends with weights that are NaN. What it learned may be damaged.");
-  say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
+  if (await read(request, mine, weights))
+    say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
 }
 
 async function generate(request, say, mine) {
