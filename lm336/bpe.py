@@ -542,7 +542,7 @@ def _serve():
         for result in work(iter(lambda: pickle.load(incoming), None), *arguments):
             pickle.dump(result, outgoing)
             outgoing.flush()
-    except (EOFError, BrokenPipeError):
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
         os._exit(0)  # nobody is there to be told; a flush at the end would fail as well
 
 # %% ../nbs/01_bpe.ipynb #43db69a7
