@@ -18,9 +18,23 @@ from .errors import END_OF_TEXT, InputError
 from .files import LEFTOVER, owned, pretrained_folder, write_json
 
 # %% ../nbs/19_cli.ipynb #82727051
-RUN_FILES = ("run.json", "tokenizer.json", "data/train.txt", "data/valid.txt", "data/train.npy", "data/valid.npy",
-             "config.json", "model.safetensors", "checkpoints/*.safetensors", "metrics.jsonl", "accounting.json",
-             "loss.png", "samples.md", "report.md")
+RUN_FILES = (
+    "run.json",
+    "tokenizer.json",
+    "data/train.txt",
+    "data/valid.txt",
+    "data/train.npy",
+    "data/valid.npy",
+    "config.json",
+    "model.safetensors",
+    "checkpoints/*.safetensors",
+    "metrics.jsonl",
+    "accounting.json",
+    "loss.png",
+    "samples.md",
+    "report.md",
+)
+
 
 def _run_files(folder):
     "Those that are there."
@@ -30,15 +44,25 @@ def _run_files(folder):
 def _refuse_loss(folder, data, overwrite):
     "`InputError` where a new run would take the place of something that is worth keeping."
     there, text = _run_files(folder), Path(data).resolve()
-    if text.is_relative_to(folder.resolve()) and any(path.resolve().is_relative_to(text) for path in there):
-        raise InputError(f"the new run's files would take the place of its own text, {data}: give another --out")
+    if text.is_relative_to(folder.resolve()) and any(
+        path.resolve().is_relative_to(text) for path in there
+    ):
+        raise InputError(
+            f"the new run's files would take the place of its own text, {data}: "
+            "give another --out"
+        )
     if overwrite or not there:
         return
     if not (folder / "run.json").exists():
-        raise InputError(f"{there[0]} is there already, and a run would replace it: give another --out, or --overwrite")
-    if any(path.suffix == ".safetensors" for path in there):     # else nothing was learned yet
-        raise InputError(f"{folder} already holds a run: give --resume to go on with it, --overwrite to begin anew there, "
-                         "or another --out")
+        raise InputError(
+            f"{there[0]} is there already, and a run would replace it: "
+            "give another --out, or --overwrite"
+        )
+    if any(path.suffix == ".safetensors" for path in there):  # else nothing was learned yet
+        raise InputError(
+            f"{folder} already holds a run: give --resume to go on with it, "
+            "--overwrite to begin anew there, or another --out"
+        )
 
 # %% ../nbs/19_cli.ipynb #b05e2c7d
 def _configured(preset, data, overrides):
@@ -46,7 +70,9 @@ def _configured(preset, data, overrides):
     from lm336.training import PRESETS, load_preset
 
     if preset is None:
-        raise InputError(f"--preset is missing: {', '.join(PRESETS)} or the path of a JSON file")
+        raise InputError(
+            f"--preset is missing: {', '.join(PRESETS)} or the path of a JSON file"
+        )
     presets_text, model, training = load_preset(preset, **overrides)
     return presets_text if data is None else data, model, training
 
@@ -55,7 +81,9 @@ def _refuse_changes(given):
     "`InputError` for what a run that is resumed cannot take: it has its own."
     changes = [f"--{name}" for name, value in given.items() if value is not None]
     if changes:
-        raise InputError(f"with --resume a run goes on as it was begun: leave out {' and '.join(changes)}")
+        raise InputError(
+            f"with --resume a run goes on as it was begun: leave out {' and '.join(changes)}"
+        )
 
 
 def _check_memory(model):
@@ -65,15 +93,19 @@ def _check_memory(model):
 
     ends, both = (parameter_count(replace(model, num_layers=layers)) for layers in (1, 2))
     parameters = ends + (both - ends) * (model.num_layers - 1)
-    needed = 16 * parameters + 8 * model.context_length * model.d_head   # with gradients, AdamW's averages; the rotations
+    # parameters, gradients and AdamW's two averages in float32; the table of rotations
+    needed = 16 * parameters + 8 * model.context_length * model.d_head
     memory = psutil.virtual_memory().total
     if needed > memory:
-        raise InputError(f"a model of {parameters:,} parameters takes {needed / 1e9:,.0f} GB to train, this machine has "
-                         f"{memory / 1e9:,.0f}: choose a smaller d_model, num_layers, vocab_size or context_length")
+        raise InputError(
+            f"a model of {parameters:,} parameters takes {needed / 1e9:,.0f} GB to train, "
+            f"this machine has {memory / 1e9:,.0f}: "
+            "choose a smaller d_model, num_layers, vocab_size or context_length"
+        )
 
 # %% ../nbs/19_cli.ipynb #9a64d0f3
 def _begin(folder, data, model, training, tokenizer_folder, overwrite):
-    "Make a new run's texts, tokenizer, token files and run.json, and move them to their places."
+    "Make a new run's texts, tokenizer, token files and run.json, and move them in."
     from lm336.dataset import load_tokens, prepare
     from lm336.evaluation import run_digests
     from lm336.training import _check_texts
@@ -84,15 +116,26 @@ def _begin(folder, data, model, training, tokenizer_folder, overwrite):
         new = Path(new)
         tokenizer = prepare(data, model.vocab_size, new, tokenizer_folder)
         if tokenizer.vocab_size < model.vocab_size:
-            reason = f"the tokenizer has {tokenizer.vocab_size:,} tokens, {model.vocab_size:,} were asked for"
+            counts = tokenizer.vocab_size, model.vocab_size
+            reason = "the tokenizer has {:,} tokens, {:,} were asked for".format(*counts)
             if tokenizer_folder is None:
-                reason = _fewer(tokenizer.vocab_size, model.vocab_size)
+                reason = _fewer(*counts)
             print(f"{reason}; the model has a row for each", flush=True)
             model = replace(model, vocab_size=tokenizer.vocab_size)
         _check_memory(model)
-        training_text, validation_text = (load_tokens(new / "data" / f"{name}.npy") for name in ("train", "valid"))
+        training_text, validation_text = (
+            load_tokens(new / "data" / f"{name}.npy") for name in ("train", "valid")
+        )
         _check_texts(model.context_length, training=training_text, validation=validation_text)
-        write_json(new / "run.json", dict(data=data, model=asdict(model), training=asdict(training), digests=run_digests(new)))
+        write_json(
+            new / "run.json",
+            dict(
+                data=data,
+                model=asdict(model),
+                training=asdict(training),
+                digests=run_digests(new),
+            ),
+        )
         for path in _run_files(folder):
             path.unlink()
         for path in _run_files(new):
@@ -110,7 +153,10 @@ def _check_files(folder):
 
 
 def _fewer(found, asked):
-    return f"the text gave {found:,} tokens, {asked:,} were asked for: no pair of tokens is left in it to merge"
+    return (
+        f"the text gave {found:,} tokens, {asked:,} were asked for: "
+        "no pair of tokens is left in it to merge"
+    )
 
 # %% ../nbs/19_cli.ipynb #1c7f9e20
 def _train(folder, device, resume):
@@ -125,40 +171,54 @@ def _train(folder, device, resume):
     start = time.perf_counter()
     data, model_config, training_config = load_preset(folder / "run.json")
     tokenizer = Tokenizer.from_pretrained(folder)
-    train, valid = (load_tokens(folder / "data" / f"{name}.npy", tokenizer.vocab_size) for name in ("train", "valid"))
+    train, valid = (
+        load_tokens(folder / "data" / f"{name}.npy", tokenizer.vocab_size)
+        for name in ("train", "valid")
+    )
     floor = entropy_floor(data, folder / "data" / "valid.txt")
     if floor is not None:
-        floor *= math.log(2) * tokenizer.token_lengths[valid].mean()   # bits per byte -> nats per token
+        bytes_per_token = tokenizer.token_lengths[valid].mean()
+        floor *= math.log(2) * bytes_per_token  # bits per byte -> nats per token
     torch.manual_seed(training_config.seed)
-    trainer = Trainer(Transformer(model_config), train, valid, training_config, folder, device, floor)
+    trainer = Trainer(
+        Transformer(model_config), train, valid, training_config, folder, device, floor
+    )
+
     def say(text):
         if trainer.rank == 0:
             print(text, flush=True)
+
     if resume:
         say(f"resumed at step {trainer.resume()}")
-    say(f"{parameter_count(model_config):,} parameters on {trainer.device.type} in {trainer.precision}"
-        f"{', compiled' if trainer.compiled else ''}; ready after {time.perf_counter() - start:.0f} s")
+    say(
+        f"{parameter_count(model_config):,} parameters on {trainer.device.type} "
+        f"in {trainer.precision}{', compiled' if trainer.compiled else ''}; "
+        f"ready after {time.perf_counter() - start:.0f} s"
+    )
     trainer.fit()
     say(f"trained after {time.perf_counter() - start:.0f} s")
 
 # %% ../nbs/19_cli.ipynb #6d34e9cb
 def run_preset(
-    preset: str | os.PathLike | None,   # a name in PRESETS or the path of a JSON file; None to resume
-    folder: str | os.PathLike,          # the run folder
-    data: str | None = None,            # instead of the preset's
-    resume: bool = False,               # go on from the newest checkpoint, as the run was begun
-    tokenizer_folder: str | os.PathLike | None = None,   # with a tokenizer.json to take instead of training one
-    overwrite: bool = False,            # begin anew where a run is
-    device: str | None = None,          # cuda, mps or cpu; None: a GPU where there is one
-    **overrides,                        # fields of the preset's model and training, as for `load_preset`
-) -> "tuple[Evaluation | None, list[str]]":   # what `evaluate_run` returns; (None, []) in all processes but the first
-    "Text, tokenizer, tokens, training, evaluation, samples, report. `InputError` where that would lose something."
+    preset: str | os.PathLike | None,  # a name in PRESETS or the path of a JSON file; None to resume
+    folder: str | os.PathLike,  # the run folder
+    data: str | None = None,  # instead of the preset's
+    resume: bool = False,  # go on from the newest checkpoint, as the run was begun
+    tokenizer_folder: str | os.PathLike | None = None,  # whose tokenizer.json is taken, not a new one
+    overwrite: bool = False,  # begin anew where a run is
+    device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
+    **overrides,  # fields of the preset's model and training, as for `load_preset`
+) -> "tuple[Evaluation | None, list[str]]":  # of `evaluate_run`; (None, []) but in the first process
+    """Text, tokenizer, tokens, training, evaluation, samples, report.
+
+    `InputError` where that would lose something."""
     from lm336.evaluation import evaluate_run, read_run
     from lm336.training import pick_device, process_group, processes
 
     folder, device, first = Path(folder), pick_device(device), processes()[0] == 0
     if resume:
-        _refuse_changes(dict(preset=preset, data=data, tokenizer=tokenizer_folder, overwrite=overwrite or None, **overrides))
+        given = dict(preset=preset, data=data, tokenizer=tokenizer_folder, **overrides)
+        _refuse_changes(given | {"overwrite": True if overwrite else None})
         read_run(folder)
     else:
         begun = _configured(preset, data, overrides)
@@ -167,7 +227,7 @@ def run_preset(
             _check_files(folder)
         elif first:
             _begin(folder, *begun, tokenizer_folder, overwrite)
-        process_group(device)      # where the others wait
+        process_group(device)  # where the others wait
         _train(folder, device, resume)
         return evaluate_run(folder, device=device) if first else (None, [])
 
@@ -183,10 +243,10 @@ def _tell(score):
 # %% ../nbs/19_cli.ipynb #b5979841
 def lm336_train_tokenizer(
     *,
-    input: str,                 # the text to learn from
-    out: str,                   # folder that tokenizer.json is written to
-    vocab_size: int = 32_000,   # bytes, merges and special tokens together
-    overwrite: bool = False,    # replace a tokenizer.json that is there
+    input: str,  # the text to learn from
+    out: str,  # folder that tokenizer.json is written to
+    vocab_size: int = 32_000,  # bytes, merges and special tokens together
+    overwrite: bool = False,  # replace a tokenizer.json that is there
 ):
     "Train a byte-level BPE tokenizer on a text file, with <|endoftext|> as its special token."
     from lm336.tokenizer import Tokenizer
@@ -204,46 +264,62 @@ def lm336_train_tokenizer(
 # %% ../nbs/19_cli.ipynb #5e0353ad
 def lm336_pretrain(
     *,
-    out: str,                              # the run folder
-    preset: str | None = None,             # demo_cpu, tinystories_t4 or a JSON file with data, model and training
-    data: str | None = None,               # stories, stories:300 (megabytes), tinystories or the path of a text
-    tokenizer: str | None = None,          # folder with a tokenizer.json to take instead of training one
-    resume: bool = False,                  # go on from the newest checkpoint, as the run was begun
-    overwrite: bool = False,               # begin anew where a run is
-    device: str | None = None,             # cuda, mps or cpu; without it, a GPU of CUDA where there is one
-    max_steps: int | None = None,          # updates in all, instead of the preset's (as all that follow)
-    batch_size: int | None = None,         # windows of context_length tokens per update
-    gradient_accumulation_steps: int | None = None,   # micro-batches that one update is split into
-    learning_rate: float | None = None,    # the peak; its floor keeps the preset's share of it
-    min_learning_rate: float | None = None,   # the floor, where the cosine ends
-    warmup_steps: int | None = None,       # updates of linear warm-up; without it, the preset's share of max_steps
-    weight_decay: float | None = None,     # AdamW's lambda
-    precision: str | None = None,          # of matrix products: auto, float32, bfloat16 or float16
-    compile: str | None = None,            # torch.compile: auto, on or off
-    eval_interval: int | None = None,      # updates between looks at the validation text
-    save_interval: int | None = None,      # updates between checkpoints
-    seed: int | None = None,               # of the initial weights and of the order of the windows
-    vocab_size: int | None = None,         # token ids, fewer where the text does not give so many
-    context_length: int | None = None,     # tokens that the model sees at once
-    d_model: int | None = None,            # width of the residual stream
-    num_layers: int | None = None,         # blocks
-    num_heads: int | None = None,          # attention heads in each block
+    out: str,  # the run folder
+    preset: str | None = None,  # demo_cpu, tinystories_t4 or a JSON file with data, model and training
+    data: str | None = None,  # stories, stories:300 (megabytes), tinystories or the path of a text
+    tokenizer: str | None = None,  # folder with a tokenizer.json to take instead of training one
+    resume: bool = False,  # go on from the newest checkpoint, as the run was begun
+    overwrite: bool = False,  # begin anew where a run is
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
+    max_steps: int | None = None,  # updates in all, instead of the preset's (as all that follow)
+    batch_size: int | None = None,  # windows of context_length tokens per update
+    gradient_accumulation_steps: int | None = None,  # micro-batches that one update is split into
+    learning_rate: float | None = None,  # the peak; its floor keeps the preset's share of it
+    min_learning_rate: float | None = None,  # the floor, where the cosine ends
+    warmup_steps: int | None = None,  # of linear warm-up; by default the preset's share of max_steps
+    weight_decay: float | None = None,  # AdamW's lambda
+    precision: str | None = None,  # of matrix products: auto, float32, bfloat16 or float16
+    compile: str | None = None,  # torch.compile: auto, on or off
+    eval_interval: int | None = None,  # updates between looks at the validation text
+    save_interval: int | None = None,  # updates between checkpoints
+    seed: int | None = None,  # of the initial weights and of the order of the windows
+    vocab_size: int | None = None,  # token ids, fewer where the text does not give so many
+    context_length: int | None = None,  # tokens that the model sees at once
+    d_model: int | None = None,  # width of the residual stream
+    num_layers: int | None = None,  # blocks
+    num_heads: int | None = None,  # attention heads in each block
 ):
-    "Train a model from raw text: tokenizer, tokens, training, evaluation, samples and report, all in one folder."
+    """Train a model from raw text.
+
+    Tokenizer, tokens, training, evaluation, samples and report, all in one folder."""
     overrides = dict(
-        max_steps=max_steps, batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps,
-        learning_rate=learning_rate, min_learning_rate=min_learning_rate, warmup_steps=warmup_steps, weight_decay=weight_decay,
-        precision=precision, compile=compile, eval_interval=eval_interval, save_interval=save_interval, seed=seed,
-        vocab_size=vocab_size, context_length=context_length, d_model=d_model, num_layers=num_layers, num_heads=num_heads)
+        max_steps=max_steps,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        min_learning_rate=min_learning_rate,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        precision=precision,
+        compile=compile,
+        eval_interval=eval_interval,
+        save_interval=save_interval,
+        seed=seed,
+        vocab_size=vocab_size,
+        context_length=context_length,
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=num_heads,
+    )
     score, _ = run_preset(preset, out, data, resume, tokenizer, overwrite, device, **overrides)
-    if score is not None:           # else another process of this run will tell
+    if score is not None:  # else another process of this run will tell
         _tell(score)
         print(f"see {Path(out) / 'report.md'}")
 
 # %% ../nbs/19_cli.ipynb #c3ed619c
 def lm336_evaluate(
-    run: str,                    # a run folder
-    device: str | None = None,   # cuda, mps or cpu; without it, a GPU of CUDA where there is one
+    run: str,  # a run folder
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
     from lm336.evaluation import evaluate_run, read_run
@@ -256,14 +332,14 @@ def lm336_evaluate(
 
 # %% ../nbs/19_cli.ipynb #cad44de1
 def lm336_generate(
-    run: str,                      # a run folder; stories: the model that comes with lm336
-    prompt: str = "",              # how the text begins; without one, a new document
-    max_new_tokens: int = 400,     # at most this many
-    temperature: float = 1.0,      # below 1 safer, above 1 wilder, 0 always the likeliest token
-    top_k: int | None = None,      # only the k likeliest tokens
-    top_p: float | None = None,    # only the likeliest tokens that together have this probability
-    seed: int | None = None,       # the same seed gives the same text
-    device: str | None = None,     # cuda, mps or cpu; without it, a GPU of CUDA where there is one
+    run: str,  # a run folder; stories: the model that comes with lm336
+    prompt: str = "",  # how the text begins; without one, a new document
+    max_new_tokens: int = 400,  # at most this many
+    temperature: float = 1.0,  # below 1 safer, above 1 wilder, 0 always the likeliest token
+    top_k: int | None = None,  # only the k likeliest tokens
+    top_p: float | None = None,  # only the likeliest tokens that together have this probability
+    seed: int | None = None,  # the same seed gives the same text
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
     from lm336.evaluation import load_run
@@ -273,8 +349,17 @@ def lm336_generate(
     _, model, tokenizer = load_run(pretrained_folder(run), pick_device(device))
     end = tokenizer.end_of_text_id
     start = tokenizer.encode(prompt) or [0 if end is None else end]
-    new = generate_stream(model, start, max_new_tokens, temperature, top_k, top_p, seed=seed, stop_token=end,
-                          vocab_size=tokenizer.vocab_size)
+    new = generate_stream(
+        model,
+        start,
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        seed=seed,
+        stop_token=end,
+        vocab_size=tokenizer.vocab_size,
+    )
     print(prompt, end="", flush=True)
     for piece in tokenizer.decode_iterable(i for i in new if i != end):
         print(piece, end="", flush=True)
@@ -282,34 +367,52 @@ def lm336_generate(
 
 # %% ../nbs/19_cli.ipynb #37238491
 def lm336_demo(
-    out: str = "runs/demo",      # the run folder
-    minutes: float = 3.8,        # how long to train; about one more goes to the text before and the evaluation after
-    overwrite: bool = False,     # begin anew where a demo has ended
-    device: str | None = None,   # cuda, mps or cpu; without it, a GPU of CUDA where there is one
+    out: str = "runs/demo",  # the run folder
+    minutes: float = 3.8,  # how long to train; text and evaluation take about one more
+    overwrite: bool = False,  # begin anew where a demo has ended
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
-    """Write a corpus of stories, train a tokenizer and a small model on it, measure it, let it tell stories: minutes on a CPU.
+    """From nothing to stories, in minutes on a CPU.
 
-    Interrupted, the same command goes on; when the run has ended, it tells another story from it."""
+    Writes a corpus, trains a tokenizer and a small model on it, measures it, lets it tell.
+    Interrupted, the same command goes on; when the run has ended, it tells another story."""
     if not 0 < minutes < 1e6:
         raise InputError(f"--minutes is {minutes:g}: a number above 0 is needed, such as 3.8")
     folder = Path(out)
     if (folder / "report.md").exists() and not overwrite:
         return _another_story(out, device)
-    start, megabytes = time.perf_counter(), min(20, math.ceil(5 * minutes))   # of stories: enough for so many minutes
+    start, megabytes = (
+        time.perf_counter(),
+        min(20, math.ceil(5 * minutes)),
+    )  # of stories: enough for so many minutes
     if any(folder.glob("**/*.safetensors")) and not overwrite:
         _refuse_other_run(folder)
         print(f"going on with the run in {out}", flush=True)
         score, texts = run_preset(None, folder, resume=True, device=device)
     else:
         around = 20 + 3 * megabytes
-        print(f"{minutes:g} minutes of training, and about {around} seconds before and after it: {megabytes} MB of stories are "
-              f"written, and a tokenizer learns from them. Ctrl-C stops; the same command goes on.", flush=True)
-        score, texts = run_preset("demo_cpu", folder, f"stories:{megabytes}", overwrite=overwrite, device=device,
-                                  train_seconds=60 * minutes, save_interval=100)
+        print(
+            f"{minutes:g} minutes of training, and about {around} seconds before and "
+            f"after it: {megabytes} MB of stories are written, and a tokenizer learns from them. "
+            "Ctrl-C stops; the same command goes on.",
+            flush=True,
+        )
+        score, texts = run_preset(
+            "demo_cpu",
+            folder,
+            f"stories:{megabytes}",
+            overwrite=overwrite,
+            device=device,
+            train_seconds=60 * minutes,
+            save_interval=100,
+        )
     print("\n\n* * *\n\n".join(["", *texts, ""]))
     _tell(score)
-    print(f"{time.perf_counter() - start:.0f} s in all. The run is in {out}: report.md, samples.md, loss.png. Now try\n"
-          f'    lm336_generate {shlex.quote(out)} --prompt "Once upon a time"')
+    print(
+        f"{time.perf_counter() - start:.0f} s in all. "
+        f"The run is in {out}: report.md, samples.md, loss.png. Now try\n"
+        f'    lm336_generate {shlex.quote(out)} --prompt "Once upon a time"'
+    )
 
 
 def _refuse_other_run(folder):
@@ -317,26 +420,34 @@ def _refuse_other_run(folder):
     from lm336.evaluation import read_run
 
     if not any(folder.glob("checkpoints/step_*.safetensors")):
-        raise InputError(f"{folder} holds a model and no checkpoint to go on from: give another --out, or --overwrite")
+        raise InputError(
+            f"{folder} holds a model and no checkpoint to go on from: "
+            "give another --out, or --overwrite"
+        )
     if read_run(folder)["training"].get("train_seconds") is None:
-        raise InputError(f"{folder} holds another run, not yet ended: lm336_pretrain --resume --out {shlex.quote(str(folder))} "
-                         "goes on with it; give another --out, or --overwrite")
+        raise InputError(
+            f"{folder} holds another run, not yet ended: "
+            f"lm336_pretrain --resume --out {shlex.quote(str(folder))} goes on with it; "
+            "give another --out, or --overwrite"
+        )
 
 
 def _another_story(out, device):
     seed = int.from_bytes(os.urandom(3))
-    print(f"The run in {out} has ended. Here is another story from it, the one of seed {seed}.\n")
+    print(
+        f"The run in {out} has ended. Here is another story from it, the one of seed {seed}.\n"
+    )
     lm336_generate(out, temperature=0.8, seed=seed, device=device)
     print("\nTo begin anew, give --overwrite.")
 
 # %% ../nbs/19_cli.ipynb #3c751c9d
 def lm336_web(
-    run: str,                  # a run folder, or any folder with a model and its tokenizer; stories: the model of lm336
+    run: str,  # a folder with a model and tokenizer; stories: the model of lm336
     *,
-    out: str,                  # folder that the page is written to
-    overwrite: bool = False,   # replace files of these names that no page is made of
+    out: str,  # folder that the page is written to
+    overwrite: bool = False,  # replace files of these names that no page is made of
 ):
-    "Make a page that runs the model in the browser of whoever opens it: a folder for any web server."
+    "Make a page that runs the model in its reader's browser: a folder for any web server."
     from lm336.evaluation import check_digests, read_run
     from lm336.interop import to_web
     from lm336.tokenizer import Tokenizer
@@ -344,21 +455,26 @@ def lm336_web(
 
     source, folder = pretrained_folder(run), Path(out)
     if (folder / "run.json").exists() or folder.resolve() == source.resolve():
-        raise InputError(f"{out} holds a model whose weights the page would halve: give another --out")
+        raise InputError(
+            f"{out} holds a model whose weights the page would halve: give another --out"
+        )
     if (source / "run.json").exists():
         check_digests(source, read_run(source), "tokenizer.json")
     model, tokenizer = Transformer.from_pretrained(source), Tokenizer.from_pretrained(source)
     with owned(folder):
         to_web(model, tokenizer, folder, overwrite)
-    print(f"the page is in {out}; to see it:\n    python -m http.server --directory {shlex.quote(out)}")
+    print(
+        f"the page is in {out}; to see it:\n"
+        f"    python -m http.server --directory {shlex.quote(out)}"
+    )
 
 # %% ../nbs/19_cli.ipynb #e35c6e7d
 def lm336_experiment(
-    name: str,                        # learning_rate, batch_size, parts, norms, precision or vocabulary
-    data: str = "stories:10",         # the text: stories:10 (megabytes) or the path of one
-    scale: str = "cpu",               # cpu, or t4 for the reference shape
-    seeds: int = 3,                   # runs of each variant
-    log: str = "experiments.jsonl",   # a line is appended for each run; what is there already is not run again
+    name: str,  # learning_rate, batch_size, parts, norms, precision or vocabulary
+    data: str = "stories:10",  # the text: stories:10 (megabytes) or the path of one
+    scale: str = "cpu",  # cpu, or t4 for the reference shape
+    seeds: int = 3,  # runs of each variant
+    log: str = "experiments.jsonl",  # gets a line for each run; what is there is not run again
 ):
     "Run one of chapter 17's experiments."
     from lm336.experiments import run_experiment
@@ -366,12 +482,15 @@ def lm336_experiment(
     run_experiment(name, data, scale, seeds, log)
 
 # %% ../nbs/19_cli.ipynb #c2debf63
-_METAVARS = {int: "N", float: "X"}   # what stands for a value in --help; else the option's name
+_METAVARS = {int: "N", float: "X"}  # what stands for a value in --help; else the option's name
+
 
 def _add_parameters(parser, function):
-    """Arguments and options of a function: a parameter without a default is an argument; one with a default is an option;
+    """Arguments and options of a function.
+
+    A parameter without a default is an argument, one with a default is an option;
     one after the `*`, without a default, is an option that must be given."""
-    comments = dict(re.findall(r"(?m)^ +(\w+):.*?# (.+)$", inspect.getsource(function)))
+    comments = dict(re.findall(r"(?m)^ +(\w+):[^#]*?# (.+)$", inspect.getsource(function)))
     for name, parameter in inspect.signature(function).parameters.items():
         kind, default = parameter.annotation, parameter.default
         words = comments[name].replace("%", "%%")
@@ -380,9 +499,15 @@ def _add_parameters(parser, function):
         if kind is bool:
             parser.add_argument(f"--{name}", action="store_true", help=words)
             continue
-        kind = kind.__args__[0] if hasattr(kind, "__args__") else kind         # int | None -> int
+        kind = kind.__args__[0] if hasattr(kind, "__args__") else kind  # int | None -> int
         if default is not parameter.empty:
-            parser.add_argument(f"--{name}", type=kind, default=default, metavar=_METAVARS.get(kind), help=words)
+            parser.add_argument(
+                f"--{name}",
+                type=kind,
+                default=default,
+                metavar=_METAVARS.get(kind),
+                help=words,
+            )
         elif parameter.kind is parameter.KEYWORD_ONLY:
             parser.add_argument(f"--{name}", type=kind, required=True, help=words)
         else:
@@ -391,6 +516,7 @@ def _add_parameters(parser, function):
 
 class _Wide(argparse.HelpFormatter):
     "Room for long names beside their help."
+
     def __init__(self, prog):
         super().__init__(prog, max_help_position=36)
 
@@ -399,7 +525,9 @@ def _parser(name):
     "The command line of a command; without a name, of `lm336 COMMAND`."
     function = COMMANDS.get(name)
     words = function.__doc__ if name else lm336.__doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog=f"lm336_{name}" if name else "lm336", description=words, formatter_class=_Wide)
+    parser = argparse.ArgumentParser(
+        prog=f"lm336_{name}" if name else "lm336", description=words, formatter_class=_Wide
+    )
     parser.add_argument("--version", action="version", version=f"lm336 {lm336.__version__}")
     if name:
         _add_parameters(parser, function)
@@ -407,20 +535,36 @@ def _parser(name):
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, function in COMMANDS.items():
         words = function.__doc__
-        one = commands.add_parser(name, description=words, help=words.splitlines()[0], formatter_class=_Wide)
+        one = commands.add_parser(
+            name, description=words, help=words.splitlines()[0], formatter_class=_Wide
+        )
         _add_parameters(one, function)
     return parser
 
 # %% ../nbs/19_cli.ipynb #60fa2b38
-COMMANDS = {f.__name__.removeprefix("lm336_"): f for f in (
-    lm336_demo, lm336_train_tokenizer, lm336_pretrain, lm336_evaluate, lm336_generate, lm336_web, lm336_experiment)}
+COMMANDS = {
+    f.__name__.removeprefix("lm336_"): f
+    for f in (
+        lm336_demo,
+        lm336_train_tokenizer,
+        lm336_pretrain,
+        lm336_evaluate,
+        lm336_generate,
+        lm336_web,
+        lm336_experiment,
+    )
+}
 
 
 def _sentence(error):
     "What to say of an error that is not ours; None for a bug."
     text = str(error)
-    if isinstance(error, MemoryError) or re.search("out of memory|can.t allocate memory|not enough memory", text):
-        return "the memory is not enough for this: a smaller model, batch or context takes less"
+    if isinstance(error, MemoryError) or re.search(
+        "out of memory|can.t allocate memory|not enough memory", text
+    ):
+        return (
+            "the memory is not enough for this: a smaller model, batch or context takes less"
+        )
     if isinstance(error, RuntimeError):
         return None
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -435,12 +579,13 @@ def _after_interrupt(name, values):
     if name != "pretrain":
         return "interrupted"
     if any(Path(values["out"]).glob("checkpoints/step_*.safetensors")):
-        return f"interrupted; lm336_pretrain --resume --out {shlex.quote(values['out'])} goes on from the last checkpoint"
+        again = f"lm336_pretrain --resume --out {shlex.quote(values['out'])}"
+        return f"interrupted; {again} goes on from the last checkpoint"
     return "interrupted before the first checkpoint; the same command begins again"
 
 
 def _close_output():
-    "Whoever read our output has gone, or its disk is full: what is still to be written goes nowhere."
+    "Whoever read our output has gone, or its disk is full: what is left goes nowhere."
     try:
         sys.stdout.flush()
     except OSError:
@@ -448,22 +593,28 @@ def _close_output():
 
 # %% ../nbs/19_cli.ipynb #be49127d
 def main(
-    name: str | None = None,         # one of COMMANDS; None: what the program is called, or else its first argument
-    args: list[str] | None = None,   # command-line arguments; the program's own by default
+    name: str | None = None,  # one of COMMANDS; None: by the program's name or first argument
+    args: list[str] | None = None,  # command-line arguments; the program's own by default
 ):
-    "Run a command: a bad input ends it with one sentence and exit status 1, Ctrl-C with what to type next."
+    """Run a command.
+
+    A bad input ends it with one sentence and exit status 1, Ctrl-C with what to type next."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")      # a "?" for each character that a terminal cannot show
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a "?" for each character that a terminal cannot show
     called = Path(sys.argv[0]).stem.removeprefix("lm336_")
     if name is None and called in COMMANDS:
         name = called
     parser = _parser(name)
     values = vars(parser.parse_args(args))
-    command, program = (name, parser.prog) if name else (values["command"], f"lm336 {values.pop('command')}")
+    command, program = (
+        (name, parser.prog) if name else (values["command"], f"lm336 {values.pop('command')}")
+    )
     try:
         COMMANDS[command](**values)
         sys.stdout.flush()
-    except BrokenPipeError:                            # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
         _close_output()
         sys.exit(128 + 13)
     except KeyboardInterrupt:

@@ -43,35 +43,45 @@ def windows(
 # %% ../nbs/14_evaluation.ipynb #5c3c3300
 @torch.no_grad()
 def token_losses(
-    model: Transformer,            # the model to be tested
-    tokens: np.ndarray,            # 1-d array of token ids
-    start_id: int | None = None,   # the id before the first token (end of text), None where there is none
-    stride: int | None = None,     # tokens scored per window; half the context by default
-    batch_size: int = 32,          # windows at a time
-    progress: bool = False,        # show a bar
-) -> np.ndarray:                   # (len(tokens),) float32, the surprise of each token in nats
-    """The surprise of every token of a text, each with `context - stride` tokens or more before it, where the text has them.
+    model: Transformer,  # the model to be tested
+    tokens: np.ndarray,  # 1-d array of token ids
+    start_id: int
+    | None = None,  # the id before the first token (end of text), None where there is none
+    stride: int | None = None,  # tokens scored per window; half the context by default
+    batch_size: int = 32,  # windows at a time
+    progress: bool = False,  # show a bar
+) -> np.ndarray:  # (len(tokens),) float32, the surprise of each token in nats
+    """The surprise of every token of a text.
 
-    `InputError` for a text without tokens, `FloatingPointError` where the model's answers are not numbers."""
+    Each has `context - stride` tokens or more before it, where the text has them.
+
+    `InputError` for a text without tokens, `FloatingPointError` for answers that are no numbers."""
     if len(tokens) == 0:
         raise InputError("the text to evaluate on has no tokens")
     size, device, tokens = model.config.context_length, model.device, np.asarray(tokens)
     spans = windows(len(tokens), size, max(1, size // 2) if stride is None else stride)
     losses, was_training = np.zeros(len(tokens), np.float32), model.training
     model.eval()
-    for at in tqdm(range(0, len(spans), batch_size), "evaluating", dynamic_ncols=True, disable=not progress):
-        some = spans[at:at + batch_size]
+    for at in tqdm(
+        range(0, len(spans), batch_size),
+        "evaluating",
+        dynamic_ncols=True,
+        disable=not progress,
+    ):
+        some = spans[at : at + batch_size]
         targets = np.stack([tokens[b:e] for b, e, _ in some]).astype(np.int64)
         first = [start_id or 0 if b == 0 else tokens[b - 1] for b, _, _ in some]
         inputs = np.concatenate([np.array(first, np.int64)[:, None], targets[:, :-1]], axis=1)
         inputs, labels = (torch.from_numpy(ids).to(device) for ids in (inputs, targets))
         nats = token_nats(model(inputs), labels).cpu().numpy()
         for (begin, end, new), row in zip(some, nats):
-            losses[new:end] = row[new - begin:]
+            losses[new:end] = row[new - begin :]
     model.train(was_training)
     if not np.isfinite(losses).all():
-        raise FloatingPointError(f"the model's answer at token {np.isfinite(losses).argmin():,} is not a number: "
-                                 "its weights are damaged, or its training went astray")
+        raise FloatingPointError(
+            f"the model's answer at token {np.isfinite(losses).argmin():,} is not a number: "
+            "its weights are damaged, or its training went astray"
+        )
     if start_id is None:
         losses[0] = math.log(model.config.vocab_size)
     return losses
@@ -115,27 +125,31 @@ def __str__(self: Evaluation):
 
 # %% ../nbs/14_evaluation.ipynb #ab0caeb1
 def evaluate(
-    model: Transformer,           # the model to be tested
-    tokens: np.ndarray,           # 1-d array of token ids, the whole validation text
-    tokenizer: Tokenizer,         # whose tokens they are
-    floor: float | None = None,   # entropy of the text in bits per byte, where it is known
-    **kwargs,                     # stride, batch_size, progress: see `token_losses`
+    model: Transformer,  # the model to be tested
+    tokens: np.ndarray,  # 1-d array of token ids, the whole validation text
+    tokenizer: Tokenizer,  # whose tokens they are
+    floor: float | None = None,  # entropy of the text in bits per byte, where it is known
+    **kwargs,  # stride, batch_size, progress: see `token_losses`
 ) -> Evaluation:
-    "Score every token of a text once. Bits per byte count the text's bytes, special tokens having none."
+    """Score every token of a text once.
+
+    Bits per byte count the text's bytes, special tokens having none."""
     losses = token_losses(model, tokens, tokenizer.end_of_text_id, **kwargs)
     num_bytes = int(tokenizer.token_lengths[np.asarray(tokens)].sum())
     return Evaluation(float(losses.sum(dtype=np.float64)), len(losses), num_bytes, floor)
 
 # %% ../nbs/14_evaluation.ipynb #23257564
 def below_floor(
-    score: Evaluation,         # of a text whose floor is known
-    tolerance: float = 0.01,   # share by which chance may take a finite text below its floor
-) -> str:                      # a sentence, or "" where all is well
+    score: Evaluation,  # of a text whose floor is known
+    tolerance: float = 0.01,  # share by which chance may take a finite text below its floor
+) -> str:  # a sentence, or "" where all is well
     "The alarm: a score below the entropy of the text proves a bug, not a talent."
     if score.floor is None or score.gap >= -tolerance:
         return ""
-    return (f"{score.bits_per_byte:.4f} bits per byte is below the entropy of the text, {score.floor:.4f}: no model can do "
-            "that honestly. Does the mask leak, or is validation text in the training set?")
+    return (
+        f"{score.bits_per_byte:.4f} bits per byte is below the entropy of the text, "
+        f"{score.floor:.4f}: no model can do that honestly. Does the mask leak, or is validation text in the training set?"
+    )
 
 # %% ../nbs/14_evaluation.ipynb #6103f1d2
 def entropy_floor(
@@ -149,24 +163,35 @@ def entropy_floor(
 # %% ../nbs/14_evaluation.ipynb #65771b91
 def read_run(
     folder: str | os.PathLike,  # a run folder, as `lm336_pretrain` leaves it
-) -> dict:                      # run.json: data, model, training, and the digests of its files
-    "A run's description. `InputError` for a folder that is not a run, or whose run.json does not describe one."
+) -> dict:  # run.json: data, model, training, and the digests of its files
+    """A run's description.
+
+    `InputError` for a folder that is not a run, or whose run.json does not describe one."""
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no run.json (lm336_pretrain and lm336_demo make one)")
+        raise InputError(
+            f"{folder} is not a run folder: it has no run.json "
+            "(lm336_pretrain and lm336_demo make one)"
+        )
     run = read_json(path)
-    for name, kind, words in (("data", str, "the name of a text"), ("model", dict, "an object"), ("training", dict, "an object"),
-                              ("digests", dict, "an object")):
-        if name == "digests" and name not in run:   # as in the runs of the first edition
+    for name, kind, words in (
+        ("data", str, "the name of a text"),
+        ("model", dict, "an object"),
+        ("training", dict, "an object"),
+        ("digests", dict, "an object"),
+    ):
+        if name == "digests" and name not in run:  # as in the runs of the first edition
             run[name] = {}
         if not isinstance(run.get(name), kind):
-            raise InputError(f"{path} does not describe a run: {name} must be there and be {words}")
+            raise InputError(
+                f"{path} does not describe a run: {name} must be there and be {words}"
+            )
     return run
 
 # %% ../nbs/14_evaluation.ipynb #71b3e0c4
 def run_digests(
     folder: str | os.PathLike,  # a run folder
-) -> dict[str, str]:            # file -> SHA-256, for run.json
+) -> dict[str, str]:  # file -> SHA-256, for run.json
     "The digests of the files that a run begins with: the tokenizer and the tokens."
     names = ("tokenizer.json", "data/train.npy", "data/valid.npy")
     return {name: sha256(Path(folder) / name) for name in names}
@@ -174,49 +199,72 @@ def run_digests(
 
 def check_digests(
     folder: str | os.PathLike,  # a run folder
-    run: dict,                  # its description, as `read_run` returns it
-    *names: str,                # which of the files in its digests; one without a digest is not looked at
+    run: dict,  # its description, as `read_run` returns it
+    *names: str,  # which of the files in its digests; one without a digest is not looked at
 ):
     "`InputError` for a file that is not the one that the run was begun with."
     for name in names:
         if name in run["digests"] and sha256(Path(folder) / name) != run["digests"][name]:
-            raise InputError(f"{Path(folder) / name} is not the file that the run was begun with (its SHA-256 differs from "
-                             "the one in run.json): it was changed, damaged, or belongs to another run")
+            raise InputError(
+                f"{Path(folder) / name} is not the file that the run was begun with "
+                "(its SHA-256 differs from the one in run.json): it was changed, damaged, or belongs to another run"
+            )
 
 # %% ../nbs/14_evaluation.ipynb #c85d1f36
 def load_run(
-    folder: str | os.PathLike,             # a run folder
-    device: str | torch.device = "cpu",    # where the model goes
+    folder: str | os.PathLike,  # a run folder
+    device: str | torch.device = "cpu",  # where the model goes
 ) -> tuple[dict, Transformer, Tokenizer]:  # the description, the model, its tokenizer
-    "Open a run. `InputError` where a file is missing, damaged or of another run; `FileNotFoundError` without a folder."
+    """Open a run.
+
+    `InputError` where a file is missing, damaged or of another run."""
     run = read_run(folder)
     check_digests(folder, run, "tokenizer.json")
-    model, tokenizer = Transformer.from_pretrained(folder, device=device), Tokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        Transformer.from_pretrained(folder, device=device),
+        Tokenizer.from_pretrained(folder),
+    )
     for name, value in asdict(model.config).items():
         if run["model"].get(name, value) != value:
-            raise InputError(f"{folder}: {name} is {run['model'][name]!r} in run.json and {value!r} in config.json: "
-                             "one of the two was changed, or belongs to another run")
+            raise InputError(
+                f"{folder}: {name} is {run['model'][name]!r} in run.json "
+                f"and {value!r} in config.json: one of the two was changed, or belongs to another run"
+            )
     if tokenizer.vocab_size > model.config.vocab_size:
-        raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
-                         f"{model.config.vocab_size:,}: one of the two belongs to another run")
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
+            f"{model.config.vocab_size:,}: one of the two belongs to another run"
+        )
     return run, model, tokenizer
 
 # %% ../nbs/14_evaluation.ipynb #d5fbc311
 def write_samples(
-    model: Transformer,          # the trained model
-    tokenizer: Tokenizer,        # its tokenizer
-    path: str | os.PathLike,     # where the sheet goes, Markdown
-    prompts: list[str],          # each is continued once; an empty one starts a new document
-    max_new_tokens: int = 400,   # at most, per sample
-    temperature: float = 0.8,    # of the samples
-) -> list[str]:                  # the texts, prompt included
+    model: Transformer,  # the trained model
+    tokenizer: Tokenizer,  # its tokenizer
+    path: str | os.PathLike,  # where the sheet goes, Markdown
+    prompts: list[str],  # each is continued once; an empty one starts a new document
+    max_new_tokens: int = 400,  # at most, per sample
+    temperature: float = 0.8,  # of the samples
+) -> list[str]:  # the texts, prompt included
     "A sheet of samples: each prompt continued until the end of text, with seeds 0, 1, 2, ..."
     texts, end = [], tokenizer.end_of_text_id
     for seed, prompt in enumerate(prompts):
         start = tokenizer.encode(prompt) or [end or 0]
-        new = generate_stream(model, start, max_new_tokens, temperature, seed=seed, stop_token=end, vocab_size=tokenizer.vocab_size)
+        new = generate_stream(
+            model,
+            start,
+            max_new_tokens,
+            temperature,
+            seed=seed,
+            stop_token=end,
+            vocab_size=tokenizer.vocab_size,
+        )
         texts.append((prompt + tokenizer.decode(i for i in new if i != end)).strip())
-    sheet = f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n" + "\n\n---\n\n".join(texts) + "\n"
+    sheet = (
+        f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
+        + "\n\n---\n\n".join(texts)
+        + "\n"
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(sheet, encoding="utf-8")
     return texts
@@ -234,68 +282,123 @@ def environment() -> dict[str, str]:
 # %% ../nbs/14_evaluation.ipynb #0fbb09f9
 def accounting(
     folder: str | os.PathLike,  # the run folder
-) -> str:                       # a Markdown table, "" where the run wrote no accounting.json
-    "Operations, time and memory: predicted and measured. `InputError` for an accounting.json that cannot be used."
+) -> str:  # a Markdown table, "" where the run wrote no accounting.json
+    """Operations, time and memory: predicted and measured.
+
+    `InputError` for an accounting.json that cannot be used."""
     path = Path(folder) / "accounting.json"
     if not path.is_file():
         return ""
     record = {"predicted_peak_bytes": 1, "compiled": False} | read_json(path)
-    for name in ("tokens", "flops", "seconds", "product_speed", "peak_bytes", "predicted_peak_bytes"):
+    for name in (
+        "tokens",
+        "flops",
+        "seconds",
+        "product_speed",
+        "peak_bytes",
+        "predicted_peak_bytes",
+    ):
         value = record.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300:
-            raise InputError(f"{path}: {name} must be a number above 0; without the file, a report has no account")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 < value < 1e300
+        ):
+            raise InputError(
+                f"{path}: {name} must be a number above 0; "
+                "without the file, a report has no account"
+            )
     for name, kind in (("device", str), ("precision", str), ("compiled", bool)):
         if not isinstance(record.get(name), kind):
-            raise InputError(f"{path}: {name} must be {'text' if kind is str else 'true or false'}; "
-                             "without the file, a report has no account")
+            raise InputError(
+                f"{path}: {name} must be {'text' if kind is str else 'true or false'}; "
+                "without the file, a report has no account"
+            )
     return _account_table(record)
 
 
 def _account_table(record):
     speed, rate = record["product_speed"], record["flops"] / record["seconds"]
-    predicted, peak = (f"{record[name] / 1e6:,.0f} MB" for name in ("predicted_peak_bytes", "peak_bytes"))
-    rows = [("tokens", f"{record['tokens']:,}", ""),
-            ("operations in matrix products", f"{record['flops']:.2e}", ""),
-            ("operations per second", f"{speed:.2e} (one large product)", f"{rate:.2e}, {rate / speed:.0%} of it"),
-            ("time", f"{record['flops'] / speed:,.0f} s at that speed", f"{record['seconds']:,.0f} s"),
-            ("peak memory of the process", predicted if record["predicted_peak_bytes"] > 1 else "", peak)]
+    predicted, peak = (
+        f"{record[name] / 1e6:,.0f} MB" for name in ("predicted_peak_bytes", "peak_bytes")
+    )
+    rows = [
+        ("tokens", f"{record['tokens']:,}", ""),
+        ("operations in matrix products", f"{record['flops']:.2e}", ""),
+        (
+            "operations per second",
+            f"{speed:.2e} (one large product)",
+            f"{rate:.2e}, {rate / speed:.0%} of it",
+        ),
+        (
+            "time",
+            f"{record['flops'] / speed:,.0f} s at that speed",
+            f"{record['seconds']:,.0f} s",
+        ),
+        (
+            "peak memory of the process",
+            predicted if record["predicted_peak_bytes"] > 1 else "",
+            peak,
+        ),
+    ]
     compiled = ", compiled" if record["compiled"] else ""
-    head = (f"Trained on a {record['device'].upper()} in {record['precision']}{compiled}.\n\n"
-            "| | predicted | measured |\n|---|---|---|\n")
-    return head + "\n".join(f"| {name} | {expected} | {measured} |" for name, expected, measured in rows)
+    head = (
+        f"Trained on a {record['device'].upper()} in {record['precision']}{compiled}.\n\n"
+        "| | predicted | measured |\n|---|---|---|\n"
+    )
+    return head + "\n".join(
+        f"| {name} | {expected} | {measured} |" for name, expected, measured in rows
+    )
 
 # %% ../nbs/14_evaluation.ipynb #f593badf
 def write_report(
-    folder: str | os.PathLike,   # the run folder
-    run: dict,                   # run.json
-    score: Evaluation,           # of the whole validation file
-    config: TransformerConfig,   # the model's
-    texts: list[str],            # samples
+    folder: str | os.PathLike,  # the run folder
+    run: dict,  # run.json
+    score: Evaluation,  # of the whole validation file
+    config: TransformerConfig,  # the model's
+    texts: list[str],  # samples
 ):
-    "The report card: the score, the curve, samples, the accounting, and the environment, in report.md."
+    "The report card, report.md: score, curve, samples, accounting, environment."
     program = Path(sys.argv[0]).name.replace("__main__.py", "python -m lm336")
     command = " ".join([program, *map(shlex.quote, sys.argv[1:])])
-    rows = {"parameters": f"{parameter_count(config):,}", "date": time.strftime("%Y-%m-%d"), "command": command}
-    table = "\n".join(f"| {name} | {value} |" for name, value in (rows | environment()).items())
-    parts = [f"# {Path(folder).absolute().name}", f"Trained on {run['data']}. On the whole validation file: {score}."]
+    rows = {
+        "parameters": f"{parameter_count(config):,}",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+    }
+    table = "\n".join(
+        f"| {name} | {value} |" for name, value in (rows | environment()).items()
+    )
+    parts = [
+        f"# {Path(folder).absolute().name}",
+        f"Trained on {run['data']}. On the whole validation file: {score}.",
+    ]
     if alarm := below_floor(score):
         parts.append(f"**{alarm}**")
     parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2])]
     if account := accounting(folder):
         parts += ["## Accounting", account]
     described = {name: value for name, value in run.items() if name != "digests"}
-    parts += ["## Environment", f"| what | value |\n|---|---|\n{table}",
-              "## Configuration", f"```json\n{json.dumps(described, indent=1)}\n```\n"]
+    parts += [
+        "## Environment",
+        f"| what | value |\n|---|---|\n{table}",
+        "## Configuration",
+        f"```json\n{json.dumps(described, indent=1)}\n```\n",
+    ]
     with atomic_path(Path(folder) / "report.md") as path:
-        path.write_text("\n\n".join(parts), encoding="utf-8", errors="replace")   # a folder may be called anything
+        path.write_text(
+            "\n\n".join(parts), encoding="utf-8", errors="replace"
+        )  # a folder may be called anything
 
 # %% ../nbs/14_evaluation.ipynb #b2280af2
 def evaluate_run(
-    folder: str | os.PathLike,                   # the run folder
-    prompts: tuple[str, ...] = ("", "", "", ""), # of the sample sheet
-    device: str | torch.device | None = None,    # a GPU where there is one, else "cpu"
-) -> tuple[Evaluation, list[str]]:               # the score of the whole validation file, and the samples
-    "Score a run on its whole validation file; write samples.md and report.md into its folder. Errors as `load_run`."
+    folder: str | os.PathLike,  # the run folder
+    prompts: tuple[str, ...] = ("", "", "", ""),  # of the sample sheet
+    device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
+) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
+    """Score a run on its whole validation file; write samples.md and report.md into its folder.
+
+    Errors as `load_run`."""
     folder = Path(folder)
     run, model, tokenizer = load_run(folder, pick_device() if device is None else device)
     check_digests(folder, run, "data/valid.npy")
