@@ -45,8 +45,7 @@ def windows(
 def token_losses(
     model: Transformer,  # the model to be tested
     tokens: np.ndarray,  # 1-d array of token ids
-    start_id: int
-    | None = None,  # the id before the first token (end of text), None where there is none
+    start_id: int | None = None,  # the id before the first token (end of text), if there is one
     stride: int | None = None,  # tokens scored per window; half the context by default
     batch_size: int = 32,  # windows at a time
     progress: bool = False,  # show a bar

@@ -226,7 +226,7 @@ def test_missing_and_empty_input(tmp_path):
     with pytest.raises(InputError, match="is empty"):
         split_text(tmp_path / "empty.txt", tmp_path)
     (tmp_path / "short.txt").write_text("a")
-    with pytest.raises(InputError, match="too few"):
+    with pytest.raises(InputError, match="cannot be cut off"):
         split_text(tmp_path / "short.txt", tmp_path)
     for wrong in (0, 1, -0.1, float("nan")):
         with pytest.raises(InputError, match="expected a share between 0 and 1"):
@@ -443,7 +443,7 @@ def test_a_separator_is_never_cut(tmp_path_factory, documents, valid_fraction):
             for path in split_text(folder / "in.txt", folder / "out", valid_fraction)
         )
     except InputError as error:
-        assert "too few" in str(error) or "is empty" in str(error)
+        assert "cannot be cut off" in str(error) or "is empty" in str(error)
         crowded = len(text) < 26 / min(valid_fraction, 1 - valid_fraction)
         assert crowded or not all(document.strip() for document in documents), (
             "there was room for both"

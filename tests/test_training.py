@@ -81,7 +81,7 @@ def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
     assert "resumed at step" in out
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
     assert measured(tmp_path / "run") == measured(unbroken)
-    assert not list((tmp_path / "run").rglob(".*.tmp")), "what the killed process left is cleared away"
+    assert not list((tmp_path / "run").rglob(".lm336-unfinished-*")), "what the killed process left is cleared away"
 
 
 def test_killed_before_the_first_checkpoint_and_begun_again(preset, unbroken, tmp_path):
@@ -131,7 +131,7 @@ def test_two_processes_equal_one(preset, tmp_path):
     for a, b in zip(*([line["valid_loss"] for line in each if "valid_loss" in line] for each in lines)): assert abs(a - b) < 1e-5
     shutil.copytree(tmp_path / "two", tmp_path / "again")
     max((tmp_path / "again" / "checkpoints").iterdir()).unlink()
-    (tmp_path / "again" / "checkpoints" / ".step_00000050.safetensors.x.tmp").touch()      # of a save cut short
+    (tmp_path / "again" / "checkpoints" / ".lm336-unfinished-abcd0123").mkdir()      # of a save cut short
     assert processes(2, "--resume", "--out", tmp_path / "again").count("resumed at step 40") == 1
     again = Transformer.from_pretrained(tmp_path / "again").state_dict()
     assert all(torch.equal(two[name], again[name]) for name in two)
