@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from lm336.cli import COMMANDS, main
 from lm336.corpus import StoryGrammar, iter_documents
+from lm336.evaluation import token_losses
 from lm336.files import owned, sha256
 from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer, TransformerConfig
 
 from .conftest import ROOT
 
@@ -751,6 +753,13 @@ def test_weights_that_are_not_numbers(run):
     for name in "evaluate", "generate":
         assert "number" in refuses(name, run)
     assert contents(run) == before
+
+
+def test_a_score_that_is_no_number():
+    model = Transformer(TransformerConfig(**MODEL))
+    model.lm_head.weight.data[7] = float("nan")
+    with pytest.raises(FloatingPointError, match="token 0 is not a number"):
+        token_losses(model, np.arange(50))
 
 
 @pytest.mark.parametrize(
