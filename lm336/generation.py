@@ -33,7 +33,7 @@ def draw(
 
 # %% ../nbs/13_generation.ipynb #f434d920
 def _as_float(value):
-    "A setting as a float, NumPy's numbers too: NaN for what is no number, infinity for what no float can hold."
+    "A setting as a float, NumPy's too: NaN for what is none, infinity for what is too large."
     if not isinstance(value, Real) or isinstance(value, bool):
         return math.nan
     try:
@@ -54,29 +54,31 @@ def _check_sampling(temperature, top_k, top_p, min_p):
         if value is None and name != "temperature":
             continue
         number = _as_float(value)
-        if not low <= number <= high or (name == "top_k" and not number.is_integer()):     # NaN is nowhere between
+        broken = name == "top_k" and not number.is_integer()
+        if broken or not low <= number <= high:              # NaN is not between anything
             raise InputError(f"{name} is {value!r}: {needed}")
 
 # %% ../nbs/13_generation.ipynb #13a0b002
 def _check_largest(largest):
     "`FloatingPointError` where the largest logit of a row is no finite number."
     if not largest.isfinite().all():
-        raise FloatingPointError(f"the model's logits cannot be drawn from: the largest is {largest[~largest.isfinite()][0].item()}. "
-                                 "Do its weights hold NaN, or numbers too large for their format?")
+        wrong = largest[~largest.isfinite()][0].item()
+        raise FloatingPointError("the model's logits cannot be drawn from: the largest is "
+                                 f"{wrong}. Do its weights hold NaN, or numbers too large for their format?")
 
 # %% ../nbs/13_generation.ipynb #4a195c70
 def _shortlist(logits, temperature, top_k, top_p, min_p):
     "Probabilities (..., kept) and their tokens (..., kept); None for all of the vocabulary in its order."
     _check_sampling(temperature, top_k, top_p, min_p)
     logits, tokens = logits.to(torch.promote_types(logits.dtype, torch.float32)), None
-    largest, likeliest = logits.max(-1, keepdim=True)                    # of equal ones the first
+    largest, likeliest = logits.max(-1, keepdim=True)  # of equal ones the first
     _check_largest(largest)
     if temperature == 0:
         return torch.ones_like(largest), likeliest
     limits = torch.finfo(logits.dtype)
     if top_k is not None and top_k < logits.shape[-1]:
         logits, tokens = logits.topk(int(top_k), -1)                     # the likeliest first
-    if temperature != 1:                                                 # the largest becomes 0: no overflow
+    if temperature != 1:                               # the largest becomes 0: no overflow
         logits = (logits - largest) / min(max(float(temperature), limits.tiny), limits.max)
     probabilities = logits.softmax(-1)
     if top_p is not None and top_p < 1:
@@ -102,7 +104,7 @@ def next_token_probs(
     """Probabilities to draw the next token from: temperature, then top-k, top-p and min-p in this order.
 
     Fan et al. 2018 section 5, Holtzman et al. 2020 eq. 2, Nguyen et al. 2024 section 3.
-    `InputError` for a setting out of range, `FloatingPointError` for logits that are NaN or infinite.
+    `InputError` for a setting out of range, `FloatingPointError` for logits of NaN or infinity.
     """
     probabilities, tokens = _shortlist(logits, temperature, top_k, top_p, min_p)
     if tokens is None:
@@ -229,7 +231,8 @@ def _check_prompts(model, ids):
     for n, row in enumerate(rows):
         where = "the prompt" if single else f"prompt {n}"
         if not row:
-            raise InputError(f"{where} is empty: at least one token is needed, for instance the end of a text")
+            raise InputError(f"{where} is empty: at least one token is needed, for instance "
+                             "the end of a text")
         if len(row) > c.context_length:
             raise InputError(f"{where} has {len(row)} tokens: this model's context holds {c.context_length}")
         for i in row:
@@ -242,17 +245,20 @@ def _check_prompts(model, ids):
 
 def _check_counts(model, max_new_tokens, vocab_size):
     "How many of the model's logits are drawn from. `InputError` for a number that makes no sense."
+    rows = model.config.vocab_size
     if not hasattr(max_new_tokens, "__index__") or max_new_tokens < 0:
-        raise InputError(f"max_new_tokens is {max_new_tokens!r}: a whole number of at least 0 is needed")
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}: a whole number of at least 0 "
+                         "is needed")
     if vocab_size is None:
-        return model.config.vocab_size
-    if not hasattr(vocab_size, "__index__") or not 1 <= vocab_size <= model.config.vocab_size:
-        raise InputError(f"vocab_size is {vocab_size!r}: a whole number from 1 to the model's {model.config.vocab_size} is needed, or None")
+        return rows
+    if not hasattr(vocab_size, "__index__") or not 1 <= vocab_size <= rows:
+        raise InputError(f"vocab_size is {vocab_size!r}: a whole number from 1 to the model's {rows} "
+                         "is needed, or None")
     return int(vocab_size)
 
 # %% ../nbs/13_generation.ipynb #b731d75b
 def _generators(num_rows, seed):
-    "A random generator for each row, on the CPU for any device. `InputError` for a seed that is none."
+    "A random generator for each row, on the CPU for any device. `InputError` for a bad seed."
     if seed is None:
         seed = torch.randint(2**62, ()).item()
     if not hasattr(seed, "__index__"):
@@ -261,9 +267,10 @@ def _generators(num_rows, seed):
 
 
 def _darts(generators, device, block=256):
-    "Uniform numbers (num_rows,), one tensor after the other without end. A block's size changes nothing."
+    "Uniform numbers (num_rows,), tensor after tensor without end. A block's size changes nothing."
     while True:
-        yield from torch.stack([torch.rand(block, generator=generator) for generator in generators]).T.to(device)
+        rows = [torch.rand(block, generator=generator) for generator in generators]
+        yield from torch.stack(rows).T.to(device)
 
 # %% ../nbs/13_generation.ipynb #b19b885f
 def _read(model, rows, room):
@@ -298,13 +305,14 @@ def generate_stream(
     seed: int = None,          # the same seed gives the same text; row i of a batch uses seed + i
     stop_token: int = None,    # a row ends after this token, which is given too
     vocab_size: int = None,    # ids from here on are never drawn; None: the model's own
-    with_logits: bool = False, # give each id with the logits (vocab_size,) that it was drawn from, a batch as (batch, vocab_size)
+    with_logits: bool = False, # give pairs: ids, and the logits (..., vocab) they were drawn from
 ) -> Iterator:                 # of ids; for a batch of lists, an id for each row, None where it has ended
     """New tokens, each as soon as it is drawn.
 
     Where a text outgrows the context, the model reads its last half anew and carries on.
     `InputError`, when the first token is asked for: a prompt that is empty, longer than the context
-    or has an id outside of the vocabulary; a setting out of range. `FloatingPointError`: logits that are NaN or infinite.
+    or has an id outside of the vocabulary; a setting out of range. `FloatingPointError`: logits
+    that are NaN or infinite.
     """
     rows, single = _check_prompts(model, ids)
     _check_sampling(temperature, top_k, top_p, min_p)
@@ -349,7 +357,9 @@ def generate(self: Transformer,
 ) -> list:                     # prompt and new ids; for a batch a list of such lists
     "Continue a prompt, or each of a batch of prompts. Errors and the full context as `generate_stream`."
     rows, single = _check_prompts(self, ids)
-    for drawn in generate_stream(self, rows, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop_token, vocab_size):
+    stream = generate_stream(self, rows, max_new_tokens, temperature, top_k, top_p, min_p, seed,
+                             stop_token, vocab_size)
+    for drawn in stream:
         for row, i in zip(rows, drawn):
             if i is not None:
                 row.append(i)

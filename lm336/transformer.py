@@ -59,13 +59,15 @@ def d_head(self: TransformerConfig):
 def _check(self: TransformerConfig):
     "`InputError` for the first field whose value makes no model."
     for name in ("vocab_size", "context_length", "d_model", "num_layers", "num_heads", "d_ff"):
-        value, largest = getattr(self, name), MOST_LAYERS if name == "num_layers" else LARGEST_SIZE
-        if type(value) is not int or not 1 <= value <= largest:
-            raise InputError(f"config: {name} is {value!r}, and must be a whole number from 1 to {largest:,}")
+        value, most = getattr(self, name), MOST_LAYERS if name == "num_layers" else LARGEST_SIZE
+        if type(value) is not int or not 1 <= value <= most:
+            raise InputError(f"config: {name} is {value!r}, and must be a whole number "
+                             f"from 1 to {most:,}")
     for name in ("rope_theta", "norm_eps"):
         value = getattr(self, name)
         if type(value) not in (int, float) or not 0 < value < 1e30:
-            raise InputError(f"config: {name} is {value!r}, and must be a number above 0 and below 1e30")
+            raise InputError(f"config: {name} is {value!r}, and must be a number above 0 "
+                             "and below 1e30")
         setattr(self, name, float(value))   # PyTorch takes no whole number of more than 64 bits
     if type(self.tie_embeddings) is not bool:
         raise InputError(f"config: tie_embeddings is {self.tie_embeddings!r}, and must be true or false")
@@ -103,7 +105,7 @@ def check_room(
     device: torch.device | str | None,  # where it shall live; None: PyTorch's default
     dtype: torch.dtype | None,          # its number format; None: PyTorch's default
 ):
-    "`InputError` where the weights and the rotary tables need more memory than the machine, or its GPU, has."
+    "`InputError` where weights and rotary tables need more memory than there is in all."
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type == "cpu":
         room = psutil.virtual_memory().total
@@ -111,15 +113,16 @@ def check_room(
         room = torch.cuda.get_device_properties(device).total_memory
     else:
         return
-    tables = 12 * config.context_length * config.d_head     # 24 bytes an angle while they are computed
+    tables = 12 * config.context_length * config.d_head     # 24 bytes an angle, while computed
     needed = parameter_count(config) * (dtype or torch.get_default_dtype()).itemsize + tables
     if needed > room:
-        raise InputError(f"config: a model of this shape needs {needed / 1e9:,.1f} GB, and there are {room / 1e9:,.1f}: "
-                         "vocab_size, context_length, d_model, d_ff or num_layers must be smaller")
+        raise InputError(f"config: a model of this shape needs {needed / 1e9:,.1f} GB, and there "
+                         f"are {room / 1e9:,.1f}: vocab_size, context_length, d_model, d_ff or "
+                         "num_layers must be smaller")
 
 # %% ../nbs/08_transformer.ipynb #5e0a1c05
 class _WrittenLater:
-    "A method's place in a class, kept for a module that patches the method in when it is imported."
+    "A method's place in a class, kept for a module that patches it in when it is imported."
     def __init__(self, module):
         self.module = module
 
@@ -130,7 +133,7 @@ class _WrittenLater:
         patched = getattr(import_module(self.module), self.owner, None)
         method = vars(patched).get(self.name, self) if patched else self
         if method is self:      # the module is being imported just now
-            raise AttributeError(f"{self.owner}.{self.name} is not there yet: {self.module} writes it")
+            raise AttributeError(f"{self.owner}.{self.name} is not there yet: see {self.module}")
         return method.__get__(model, owner)
 
 # %% ../nbs/08_transformer.ipynb #8036c7f1
@@ -221,17 +224,19 @@ def check_weights(
     "`InputError` where weights and configuration disagree, naming the first tensor that does."
     for prefix, wrapper in _WRAPPERS.items():
         if any(name.startswith(prefix) for name in weights):
-            raise InputError(f"{path} has tensors whose names begin with {prefix!r}: they were saved from "
-                             f"{wrapper}'s wrapper; save the model inside it")
+            raise InputError(f"{path} has tensors whose names begin with {prefix!r}: they were "
+                             f"saved from {wrapper}'s wrapper; save the model inside it")
     expected = parameter_shapes(config)
     for name, shape in expected.items():
         if name not in weights:
             raise InputError(f"{path} has no tensor {name!r}, which its config.json calls for")
-        found, kind = tuple(weights[name].shape), str(weights[name].dtype).removeprefix("torch.")
+        found, format = tuple(weights[name].shape), weights[name].dtype
         if found != shape:
-            raise InputError(f"{path}: {name} has the shape {found}, but config.json calls for {shape}")
-        if kind not in ("float16", "bfloat16", "float32", "float64"):
-            raise InputError(f"{path}: {name} is in {kind}; float16, bfloat16, float32 or float64 is needed")
+            raise InputError(f"{path}: {name} has the shape {found}, "
+                             f"but config.json calls for {shape}")
+        if format not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InputError(f"{path}: {name} is in {str(format).removeprefix('torch.')}; "
+                             "float16, bfloat16, float32 or float64 is needed")
     extra = sorted(weights.keys() - expected.keys())
     if extra:
         raise InputError(f"{path} has a tensor {extra[0]!r} that its config.json does not call for")
@@ -247,7 +252,8 @@ def from_json(
     known = {field.name for field in fields(cls)}
     unknown = sorted(values.keys() - known)
     if unknown:
-        raise InputError(f"{path}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
+        raise InputError(f"{path}: unknown field {unknown[0]!r}; "
+                         f"the fields are {', '.join(sorted(known))}")
     try:
         return cls(**values)
     except TypeError as error:
@@ -261,7 +267,7 @@ def save_pretrained(
     self: Transformer,
     folder,             # made if missing
 ):
-    """Write config.json and model.safetensors, each whole or not at all. A tied head is not written twice.
+    """Write config.json and model.safetensors, each whole or not at all, a tied head once.
     `FloatingPointError` for a weight that is not finite: nothing is written."""
     weights = self.state_dict()
     if self.config.tie_embeddings:
@@ -273,15 +279,16 @@ def save_pretrained(
 @patch(cls_method=True)
 def from_pretrained(
     cls: Transformer,
-    folder,             # written by save_pretrained, or "stories" for the model that comes with lm336
+    folder,             # written by save_pretrained, or "stories": the model in this package
     device="cpu",       # where the weights go
     fused=True,         # as for Transformer
 ):                      # Transformer, in the number format of the file
-    """Read a model back. `FileNotFoundError` for a folder that does not exist; `InputError` for one that holds no
-    model, a weights file that is truncated or damaged, or weights that disagree with config.json."""
+    """Read a model back. `FileNotFoundError` for a folder that does not exist; `InputError` for
+    one without a model, a truncated or damaged file, or weights that disagree with config.json."""
     folder = pretrained_folder(folder)
     if not folder.exists():
-        raise FileNotFoundError(f"{folder} does not exist: a folder written by save_pretrained is needed")
+        raise FileNotFoundError(f"{folder} does not exist: a folder written by save_pretrained "
+                                "is needed")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model's folder: it has no config.json")
     config, path = TransformerConfig.from_json(folder / "config.json"), folder / "model.safetensors"

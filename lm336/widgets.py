@@ -36,7 +36,7 @@ def token_bars(
     tokenizer: Tokenizer,   # to name the tokens
     message: dict,          # temperature, topK, topP, and count: how many to show
 ) -> list[dict]:            # id, text and probability, the likeliest first
-    "What the next token would be drawn from: tokens of the tokenizer, though the model may have more rows."
+    "What the next token would be drawn from: tokens that the tokenizer has."
     logits = logits[:tokenizer.vocab_size]
     kept = next_token_probs(logits, message.get("temperature", 1.0), message.get("topK"), message.get("topP"))
     probabilities, ids = kept.topk(min(message.get("count", 10), len(kept)))
@@ -46,11 +46,12 @@ def token_bars(
 # %% ../nbs/15_widgets.ipynb #99a6b56b
 def _story(model, tokenizer, ids, message):
     "Tokens after `ids`, each with its surprise and what it was drawn from; at the end, how many there were."
-    decoder, told, start = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0, time.perf_counter()
-    settings = {ours: message[theirs] for ours, theirs in (("temperature", "temperature"), ("top_k", "topK"), ("top_p", "topP"),
-                                                           ("seed", "seed")) if message.get(theirs) is not None}
-    stream = generate_stream(model, ids, message.get("maxNewTokens", 200), **settings,
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    stream = generate_stream(model, ids, message.get("maxNewTokens", 200),
+                             message.get("temperature", 1.0), message.get("topK"),
+                             message.get("topP"), seed=message.get("seed"),
                              vocab_size=tokenizer.vocab_size, with_logits=True)
+    told, start = 0, time.perf_counter()
     for new, logits in stream:
         if new == tokenizer.end_of_text_id:
             break
@@ -75,7 +76,8 @@ def sampler_answers(
     if message["type"] == "generate":
         yield from _story(model, tokenizer, ids, message)
     else:
-        _, logits = next(generate_stream(model, ids, 1, vocab_size=tokenizer.vocab_size, with_logits=True))
+        size = tokenizer.vocab_size
+        _, logits = next(generate_stream(model, ids, 1, vocab_size=size, with_logits=True))
         yield dict(type="bars", bars=token_bars(logits, tokenizer, message))
 
 # %% ../nbs/15_widgets.ipynb #2cdd74ab
@@ -99,7 +101,8 @@ def _as_error(error):
     "What a panel is told when its question has no answer."
     if isinstance(error, (InputError, FloatingPointError)):
         return dict(type="error", message=str(error))
-    return dict(type="error", message=f"That went wrong in Python: {type(error).__name__}: {error}")
+    unforeseen = f"That went wrong in Python: {type(error).__name__}: {error}"
+    return dict(type="error", message=unforeseen)
 
 
 class Sampler(anywidget.AnyWidget):
@@ -195,9 +198,12 @@ def attention_weights(
     model: Transformer,   # the live model
     token_ids,            # (seq,) integers, one text
 ) -> torch.Tensor:        # (layers, heads, seq, seq): row i is how token i divides its attention among tokens 0 to i
-    "Where every head of every layer looks. `InputError` for a text longer than the context, `FloatingPointError` for weights that are NaN."
-    if len(token_ids) > model.config.context_length:
-        raise InputError(f"the text has {len(token_ids)} tokens: this model's context holds {model.config.context_length}")
+    """Where every head of every layer looks. `InputError` for a text longer than the context,
+    `FloatingPointError` for weights that are NaN."""
+    context = model.config.context_length
+    if len(token_ids) > context:
+        raise InputError(f"the text has {len(token_ids)} tokens: "
+                         f"this model's context holds {context}")
     x, weights = model.token_embeddings(torch.as_tensor(token_ids, device=model.device)[None]), []
     same = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     for layer in model.layers:
@@ -206,7 +212,8 @@ def attention_weights(
         x = layer(x)
     weights = torch.stack(weights)
     if not weights.isfinite().all():
-        raise FloatingPointError("the model attends with weights that are NaN: are there NaN, or too large numbers, in what it learned?")
+        raise FloatingPointError("the weights that the model attends with are NaN. "
+                                 "Does what it learned hold NaN, or too large numbers?")
     return weights
 
 # %% ../nbs/15_widgets.ipynb #8c2f5b09
