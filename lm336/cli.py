@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import lm336
 from .errors import END_OF_TEXT, InputError
-from .files import LEFTOVER, owned, pretrained_folder, write_json
+from .files import LEFTOVER, owned, pretrained_folder, sha256, write_json
 
 # %% ../nbs/19_cli.ipynb #82727051
 RUN_FILES = (
@@ -145,11 +145,22 @@ def _begin(folder, data, model, training, tokenizer_folder, overwrite):
 
 
 def _check_files(folder):
-    "`InputError` where a run that goes on has other files than it was begun with."
+    "`InputError` where a run that goes on has other files than it was begun with, or has written."
     from lm336.evaluation import check_digests, read_run
 
     run = read_run(folder)
     check_digests(folder, run, *run["digests"])
+    if run["digests"].pop("model.safetensors", None) is not None:  # it will be written anew
+        write_json(folder / "run.json", run)
+
+
+def _record_weights(folder):
+    "Add the digest of the weights to a run that has ended."
+    from lm336.evaluation import read_run
+
+    run = read_run(folder)
+    run["digests"]["model.safetensors"] = sha256(folder / "model.safetensors")
+    write_json(folder / "run.json", run)
 
 
 def _fewer(found, asked):
@@ -229,7 +240,10 @@ def run_preset(
             _begin(folder, *begun, tokenizer_folder, overwrite)
         process_group(device)  # where the others wait
         _train(folder, device, resume)
-        return evaluate_run(folder, device=device) if first else (None, [])
+        if not first:
+            return None, []
+        _record_weights(folder)
+        return evaluate_run(folder, device=device)
 
 # %% ../nbs/19_cli.ipynb #15dd4211
 def _tell(score):
@@ -459,7 +473,7 @@ def lm336_web(
             f"{out} holds a model whose weights the page would halve: give another --out"
         )
     if (source / "run.json").exists():
-        check_digests(source, read_run(source), "tokenizer.json")
+        check_digests(source, read_run(source), "tokenizer.json", "model.safetensors")
     model, tokenizer = Transformer.from_pretrained(source), Tokenizer.from_pretrained(source)
     with owned(folder):
         to_web(model, tokenizer, folder, overwrite)

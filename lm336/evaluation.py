@@ -199,14 +199,15 @@ def run_digests(
 def check_digests(
     folder: str | os.PathLike,  # a run folder
     run: dict,  # its description, as `read_run` returns it
-    *names: str,  # which of the files in its digests; one without a digest is not looked at
+    *names: str,  # which of the files in its digests; one that is not there is for its reader to miss
 ):
-    "`InputError` for a file that is not the one that the run was begun with."
+    "`InputError` for a file that is not the one that the run was begun with, or has written."
     for name in names:
-        if name in run["digests"] and sha256(Path(folder) / name) != run["digests"][name]:
+        path, expected = Path(folder) / name, run["digests"].get(name)
+        if expected is not None and path.exists() and sha256(path) != expected:
             raise InputError(
-                f"{Path(folder) / name} is not the file that the run was begun with "
-                "(its SHA-256 differs from the one in run.json): it was changed, damaged, or belongs to another run"
+                f"{path} is not this run's own: its SHA-256 differs from the one in "
+                "run.json, so it was changed, damaged, or belongs to another run"
             )
 
 # %% ../nbs/14_evaluation.ipynb #c85d1f36
@@ -218,7 +219,7 @@ def load_run(
 
     `InputError` where a file is missing, damaged or of another run."""
     run = read_run(folder)
-    check_digests(folder, run, "tokenizer.json")
+    check_digests(folder, run, "tokenizer.json", "model.safetensors")
     model, tokenizer = (
         Transformer.from_pretrained(folder, device=device),
         Tokenizer.from_pretrained(folder),

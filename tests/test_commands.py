@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import torch
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -553,7 +554,18 @@ def test_another_tokenizer_of_the_same_size_is_noticed(run, tmp_path):
         ["pretrain", "--resume", "--out", run],
         ["web", run, "--out", tmp_path / "page"],
     ):
-        assert "tokenizer.json is not the file that the run was begun with" in refuses(*args)
+        assert "tokenizer.json is not this run's own" in refuses(*args)
+    assert contents(run) == before
+
+
+def test_the_weights_of_another_run_are_noticed(run, tmp_path):
+    model = Transformer.from_pretrained(run)
+    with torch.no_grad():
+        model.lm_head.weight *= 1.01
+    model.save_pretrained(run)
+    before = contents(run)
+    for args in (["evaluate", run], ["generate", run], ["web", run, "--out", tmp_path / "page"]):
+        assert "model.safetensors is not this run's own" in refuses(*args)
     assert contents(run) == before
 
 
@@ -570,7 +582,7 @@ def test_other_tokens_are_noticed(run, name, args):
     tokens[5] = tokens[5] + 1
     np.save(run / "data" / f"{name}.npy", tokens)
     before = contents(run)
-    assert f"{name}.npy is not the file that the run was begun with" in refuses(*args, run)
+    assert f"{name}.npy is not this run's own" in refuses(*args, run)
     assert contents(run) == before
 
 
@@ -698,7 +710,7 @@ def test_a_bad_input_gets_one_sentence(home, tmp_path, monkeypatch, args, says):
         (
             "model.safetensors",
             lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
-            "model.safetensors is damaged",
+            "model.safetensors is not this run's own",
         ),
         ("accounting.json", lambda text: "", "accounting.json"),
         ("accounting.json", lambda text: "{}", "accounting.json"),

@@ -302,17 +302,6 @@ def test_bad_input_gets_one_sentence(what, command, says, preset, unbroken, tmp_
 def copy_of(run, tmp_path): return shutil.copytree(run, tmp_path / "copy")
 
 
-def test_a_token_id_out_of_range(unbroken, tmp_path):
-    run = copy_of(unbroken, tmp_path)
-    tokens = np.load(run / "data" / "valid.npy")
-    tokens[17] = 5000
-    np.save(run / "data" / "valid.npy", tokens)
-    status, _, err = finish(lm336("evaluate", run))
-    assert status == 1 and "Traceback" not in err and "token id 5000 at position 17" in err, err
-    model = Transformer.from_pretrained(unbroken)
-    with pytest.raises(InputError, match="token id 300"): model.generate([1, 300])
-
-
 def test_truncated_weights_and_checkpoint(unbroken, tmp_path):
     run = copy_of(unbroken, tmp_path)
     newest = max((run / "checkpoints").iterdir())
@@ -416,19 +405,6 @@ def test_a_long_run_is_compiled_where_a_compiler_works(tmp_path, monkeypatch):
         assert not trainer.compiled and trainer.train_step()[0].isfinite()
         with pytest.raises(InputError, match="training.compile is 'on', and torch.compile does not work here .*: install a C\\+\\+ compiler, or give 'off'"):
             small(tmp_path / "on", compile="on")
-
-
-def test_the_floor_of_a_run_is_in_nats_per_token(tmp_path, monkeypatch):
-    "What the trainer draws under the loss: the stories' own probabilities, one by one, over the tokens that the model is tested on."
-    class Enough(Exception): pass
-    def trainer(model, train, valid, config, folder, floor):
-        raise Enough(floor * len(valid))
-    monkeypatch.setattr(cli, "Trainer", trainer)
-    preset = dict(data="stories:0.1", model=dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2), training=dict(max_steps=1, warmup_steps=0))
-    (tmp_path / "tiny.json").write_text(json.dumps(preset))
-    with pytest.raises(Enough) as nats: cli.run_preset(str(tmp_path / "tiny.json"), tmp_path / "run")
-    grammar, stories = StoryGrammar(), list(iter_documents(tmp_path / "run" / "data" / "valid.txt"))
-    assert nats.value.args[0] == pytest.approx(-math.log(2) * sum(map(grammar.log2_prob, stories)))
 
 
 # the loop against PyTorch's own parts
