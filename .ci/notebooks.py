@@ -44,7 +44,7 @@ class Client(NotebookClient):
         return client
 
     def wanted(self, cell):
-        if cell.cell_type != "code" or "nbdev_export(" in cell.source: return False
+        if cell.cell_type != "code": return False
         copy = dict2nb({"cells": [json.loads(json.dumps(cell))], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
         found = extract_directives(copy.cells[0], remove=False)
         return found.get("eval:", ["true"])[0].lower() != "false" and not self.skip_flags & set(found)
