@@ -7,18 +7,38 @@ WORKERS     ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+COSTUMES := test-avx2 test-float32 test-bfloat16 test-threads
 
-.PHONY: help demo test lab docs bench readme notebooks clean quarto
+.NOTPARALLEL:
+.PHONY: help about-demo about-test demo test $(COSTUMES) test-orders test-installed lab docs bench readme notebooks clean quarto
 help:            ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/runtime           ## corpus -> tokenizer -> training -> evaluation -> stories, minutes on a CPU
+demo: about-demo $(VENV)/runtime  ## corpus -> tokenizer -> training -> evaluation -> stories, minutes on a CPU
 	$(BIN)/lm336_demo
 
+about-demo:
+	@echo "make demo: about 5 minutes on two CPU cores."
+
 test: export OMP_NUM_THREADS ?= 1
-test: $(VENV)/dev               ## every notebook, then every test
-	$(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
-	$(BIN)/python -m pytest -q -rs --timeout 600 --durations 10 tests
+test: about-test $(VENV)/dev    ## every notebook, then every test
+	@$(BIN)/python .ci/run_tests.py --workers $(WORKERS)
+
+about-test:
+	@echo "make test: every notebook, then every test; about 16 minutes on two CPU cores."
+
+test-avx2: about-test $(VENV)/dev      ## make test in float32, as on a processor without AVX512
+test-float32: about-test $(VENV)/dev   ## make test in float32, as this processor has it
+test-bfloat16: about-test $(VENV)/dev  ## make test in bfloat16, where the processor has it
+test-threads: about-test $(VENV)/dev   ## make test with two threads instead of one
+$(COSTUMES):
+	@$(BIN)/python .ci/costume.py $(@:test-%=%)
+
+test-orders: $(VENV)/dev        ## the tests in three other orders, as another user, from another folder; half an hour
+	@$(BIN)/python .ci/orders.py
+
+test-installed: $(VENV)/dev     ## sdist and wheel, installed and tried where nothing else is; three minutes
+	@$(BIN)/python .ci/installed.py --torch '$(TORCH)'
 
 lab: $(VENV)/dev                ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
@@ -27,8 +47,8 @@ docs: quarto $(VENV)/dev        ## render the site and serve it (needs Quarto)
 	PATH=$(abspath $(BIN)):$$PATH python .ci/site.py render
 	$(BIN)/python -m http.server --directory _docs 3000
 
-bench: $(VENV)/dev              ## the comparisons in benchmarks/, one after the other
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/dev              ## the comparisons in benchmarks/, one after the other; each says first how long it takes
+	@$(BIN)/python benchmarks/all.py
 
 readme: $(VENV)/dev             ## README.md from nbs/index.ipynb
 	$(BIN)/python .ci/notebooks.py readme
@@ -39,28 +59,25 @@ notebooks: $(VENV)/dev          ## run every notebook in place, clean it, export
 	PATH=$(abspath $(BIN)):$$PATH nbdev_export
 
 clean:           ## remove what the other targets made
-	rm -rf $(VENV) _docs _proc runs build *.egg-info
+	rm -rf $(VENV) _docs _proc runs build dist *.egg-info
 
 quarto:
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which is not a Python package: get it from https://quarto.org/docs/get-started/, then run make docs again"; exit 1; }
 
-# A virtual environment, also where Debian has left out ensurepip; then torch: with CUDA where there is
-# an NVIDIA GPU, else the CPU build, which PyTorch serves from an index of its own.
+# A virtual environment, also where Debian has left out ensurepip; then torch.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"lm336 needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}: run make PYTHON=/path/to/python3.11")'
+	@echo "First $(VENV): 1.2 GB for the demo, 1.7 GB with what the tests and JupyterLab need; more where torch comes with CUDA. A few minutes, most of them download."
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip; }
 
 $(VENV)/torch: | $(BIN)/python
-	@if nvidia-smi -L >/dev/null 2>&1; then from=; \
-	elif $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' $(TORCH_INDEX) 2>/dev/null; then from="--index-url $(TORCH_INDEX)"; \
-	else from=; echo "$(TORCH_INDEX) cannot be reached: taking $(TORCH) from the default index"; fi; \
-	echo "installing $(TORCH) $$from"; $(PIP) install $(TORCH) $$from
+	@TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python .ci/install_torch.py '$(TORCH)'
 	@touch $@
 
-$(VENV)/runtime: settings.ini setup.py | $(VENV)/torch
+$(VENV)/runtime: settings.ini setup.py pyproject.toml | $(VENV)/torch
 	@echo "installing lm336"; $(PIP) install -e .
 	@touch $@
 
-$(VENV)/dev: settings.ini setup.py | $(VENV)/torch
+$(VENV)/dev: settings.ini setup.py pyproject.toml | $(VENV)/torch
 	@echo "installing lm336 and what its tests need"; $(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/runtime

@@ -1,26 +1,78 @@
 "Installation: everything it says is read from settings.ini, which nbdev reads too."
+import re
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
+ROOT = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
-parser.read("settings.ini", encoding="utf-8")
+parser.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
+SITE = cfg["doc_host"] + cfg["doc_baseurl"]
+FILES = f"{cfg['git_url']}/blob/{cfg['branch']}/"
+PICTURES = cfg["git_url"].replace("github.com", "raw.githubusercontent.com") + f"/{cfg['branch']}/"
+
+
+def absolute_links(markdown: str) -> str:
+    "README.md as an index of packages can show it: what it links to lies in the repository."
+    markdown = re.sub(r'(src=")(?!https?:)', rf"\1{PICTURES}", markdown)
+    markdown = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\1{PICTURES}", markdown)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#|mailto:)", rf"\1{FILES}", markdown)
+
+
+class BuildWithStories(build_py):
+    """The package, with the trained model of data/demo as lm336/stories.
+
+    The repository holds the model once, beside the data; an editable install reads it there.
+    """
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / cfg["lib_name"] / "stories"
+            hidden = shutil.ignore_patterns(".*")
+            shutil.copytree(ROOT / "data" / "demo", target, dirs_exist_ok=True, ignore=hidden)
+
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=absolute_links((ROOT / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
-    url=cfg["git_url"],
-    license="Apache-2.0",
-    keywords=cfg["keywords"],
+    url=SITE,
+    project_urls={
+        "Documentation": SITE,
+        "Source": cfg["git_url"],
+        "Issues": cfg["git_url"] + "/issues",
+        "Changes": FILES + "CHANGELOG.md",
+    },
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=cfg["keywords"].split(),
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Natural Language :: English",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+    ],
     packages=find_packages(include=["lm336", "lm336.*"]),
-    package_data={cfg["lib_name"]: ["*.txt", "web/*"]},
+    package_data={cfg["lib_name"]: ["*.txt", "presets/*.json", "web/*"]},
+    cmdclass={"build_py": BuildWithStories},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -6,15 +6,18 @@
 import shutil, sys
 from pathlib import Path
 
-from lm336 import Tokenizer, Transformer
+from lm336 import Transformer
 from lm336.evaluation import evaluate_run
+from lm336.files import read_json, write_json
 
 run, demo = Path(sys.argv[1]), Path(__file__).parent.parent/"data/demo"
 demo.mkdir(parents=True, exist_ok=True)
-for name in ("run.json", "metrics.jsonl", "loss.png", "accounting.json"):
+for name in ("run.json", "tokenizer.json", "metrics.jsonl", "loss.png", "accounting.json"):
     if (run/name).exists(): shutil.copy(run/name, demo)
 Transformer.from_pretrained(run).half().save_pretrained(demo)
-Tokenizer.from_pretrained(run).save_pretrained(demo)
+about = read_json(demo/"run.json")
+about.get("digests", {}).pop("model.safetensors", None)     # of the weights in float32
+write_json(demo/"run.json", about)
 shutil.copytree(run/"data", demo/"data", ignore=lambda folder, names: [name for name in names if "train" in name])
 print(evaluate_run(demo)[0])
 shutil.rmtree(demo/"data")      # the same bytes come from the same seed

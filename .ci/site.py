@@ -3,7 +3,14 @@
     python .ci/site.py proc      notebooks and assets into _proc, as far as it goes without Quarto
     python .ci/site.py render    the same, then Quarto's pages into _docs
 """
-import re, shutil, subprocess, sys
+import ast
+import importlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
 
 from execnb.nbio import mk_cell, read_nb, write_nb
 from nbdev.config import get_config
@@ -20,6 +27,39 @@ def tidy(text):
     return re.sub(r"(?m)^(    \w+):NoneType=None", r"\1=None", text)
 
 
+def header(lines: list[str], node: ast.AST) -> list[str]:
+    "The lines of a function or a class before its docstring."
+    return lines[node.lineno - 1:node.body[0].lineno - 1]
+
+
+def signature(thing) -> str:
+    "A function as its module has it, up to the docstring; a class with its fields or its `__init__`."
+    source = textwrap.dedent(inspect.getsource(thing))
+    lines, node = source.splitlines(), ast.parse(source).body[0]
+    shown = header(lines, node)
+    if isinstance(node, ast.ClassDef):
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign):
+                shown += lines[part.lineno - 1:part.end_lineno]
+            elif isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                shown += header(lines, part)
+    return "\n".join(shown)
+
+
+def with_signature(text: str, module) -> str:
+    "nbdev's documentation of a name, with the signature that stands in the module instead of one put together anew."
+    found = re.search(r"(?ms)^### ([\w.]+)\n+```python\n(.*?)\n```", text)
+    if found is None:
+        return text
+    thing = module
+    for name in found[1].split("."):
+        thing = getattr(thing, name, None)
+    thing = getattr(thing, "fget", thing)     # of a property, its function
+    if thing is None:
+        return text
+    return text[:found.start(2)] + signature(thing) + text[found.end(2):]
+
+
 def actions(name):
     "Under a chapter's title: Colab, with what its machine lacks (the package, and the files that chapters read), and the notebook itself."
     repo = CFG.git_url.removeprefix("https://github.com/")
@@ -33,11 +73,13 @@ def actions(name):
 def mend(path, described):
     "What nbdev's processing leaves to do on one notebook; `described` holds the places where a name has its documentation."
     nb = read_nb(path)
+    module = path.stem.lstrip("0123456789").removeprefix("_")
+    module = importlib.import_module(f"lm336.{module}") if (ROOT/f"lm336/{module}.py").exists() else None
     def settle(text): return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lambda link: link[0] if link[2] in described else f"]({link[1]})", tidy(text))
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             data = out.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = settle("".join(data["text/markdown"])).splitlines(keepends=True)
+            if "text/markdown" in data: data["text/markdown"] = with_signature(settle("".join(data["text/markdown"])), module).splitlines(keepends=True)
         if cell.cell_type == "markdown": cell.source = settle(cell.source)
     if path.name[:2].isdigit(): nb.cells.insert(1, mk_cell(actions(path.name), "markdown"))
     write_nb(nb, path)

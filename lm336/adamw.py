@@ -75,12 +75,33 @@ def _adamw_loop(params, grads, exp_avgs, exp_avg_sqs, steps,
         p.sub_(lr * m_hat / (v_hat.sqrt() + eps))                       # ... and the step
 
 # %% ../nbs/10_adamw.ipynb #4dae0235
+# the devices whose kernel heeds found_inf and grad_scale; that of MPS does not
+_SKIPPING = ("cpu", "cuda")
+
+
 def _adamw_fused(params, grads, exp_avgs, exp_avg_sqs, steps, *, found_inf=None, **options):
-    "The same in one pass over the memory of all parameters: PyTorch's kernel. Where found_inf is 1, nothing changes."
+    """The same in one pass over the memory of all parameters: PyTorch's kernel.
+
+    Where found_inf is 1, nothing changes; a grad_scale divides the gradients first."""
+    if found_inf is not None and params[0].device.type not in _SKIPPING:
+        if found_inf:  # this waits for the device
+            return
+        found_inf = None
     torch._foreach_add_(steps, 1)
-    if found_inf is not None: torch._foreach_sub_(steps, [found_inf] * len(steps))
-    torch._fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, [], steps,
-                        amsgrad=False, maximize=False, found_inf=found_inf, **options)
+    if found_inf is not None:
+        torch._foreach_sub_(steps, [found_inf] * len(steps))
+    torch._fused_adamw_(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        steps,
+        amsgrad=False,
+        maximize=False,
+        found_inf=found_inf,
+        **options,
+    )
 
 # %% ../nbs/10_adamw.ipynb #4b9feb78
 class AdamW(torch.optim.Optimizer):
@@ -106,24 +127,39 @@ class AdamW(torch.optim.Optimizer):
 # %% ../nbs/10_adamw.ipynb #3768180e
 @patch
 @torch.no_grad()
-def step(self: AdamW,
+def step(
+    self: AdamW,
     closure=None,  # recomputes the loss, as for every PyTorch optimizer
-):                 # the closure's loss, if there is one
+):  # the closure's loss, if there is one
     "Move every parameter that has a gradient."
     loss = _recomputed(closure)
-    overflow = {"found_inf": self.found_inf} if hasattr(self, "found_inf") else {}    # left here by a GradScaler
+    # what a GradScaler leaves here
+    scaler = {key: getattr(self, key) for key in ("grad_scale", "found_inf") if hasattr(self, key)}
     for group in self.param_groups:
         params = [p for p in group["params"] if p.grad is not None]
-        if not params: continue
+        if not params:
+            continue
         for p in params:
-            if self.state[p]: continue
+            if self.state[p]:
+                continue
             counter = torch.zeros((), device=p.device if group["fused"] else "cpu")
-            self.state[p] = dict(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p), step=counter)
+            self.state[p] = dict(
+                exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p), step=counter
+            )
         names = "exp_avg", "exp_avg_sq", "step"
         beta1, beta2 = group["betas"]
-        (_adamw_fused if group["fused"] else _adamw_loop)(
-            params, [p.grad for p in params], *([self.state[p][name] for p in params] for name in names),
-            lr=group["lr"], beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"], **overflow)
+        update = _adamw_fused if group["fused"] else _adamw_loop
+        update(
+            params,
+            [p.grad for p in params],
+            *([self.state[p][name] for p in params] for name in names),
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            **scaler,
+        )
     return loss
 
 # %% ../nbs/10_adamw.ipynb #e51af94f
@@ -145,5 +181,9 @@ def clip_grad_norm_(
 # %% ../nbs/10_adamw.ipynb #ea4b4f49
 @patch(as_prop=True)
 def _step_supports_amp_scaling(self: AdamW) -> bool:
-    "PyTorch's name for it: whether `step` itself leaves out an update in which a gradient overflowed."
-    return all(group["fused"] for group in self.param_groups)
+    "PyTorch's name for it: whether `step` itself unscales, and leaves out an overflow."
+    return all(
+        group["fused"] and p.device.type in _SKIPPING
+        for group in self.param_groups
+        for p in group["params"]
+    )

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['PRETOKEN_PATTERN', 'NOTHING', 'LETTER', 'NUMBER', 'OTHER', 'SPACE', 'WHITE', 'replace_pair', 'pretokenize',
            'special_regex', 'ranges', 'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'PretokenCounts',
-           'keep_memory', 'return_memory', 'Helper', 'count_pretokens', 'MergeLearner', 'laid_out', 'learn_merges',
-           'train_bpe']
+           'keep_memory', 'return_memory', 'Helper', 'number_of_helpers', 'count_pretokens', 'MergeLearner', 'laid_out',
+           'learn_merges', 'train_bpe']
 
 # %% ../nbs/01_bpe.ipynb #d34d2d7f
 import ctypes, heapq, os, pickle, re, sys
 from collections import Counter
 from importlib import import_module
 from itertools import chain, islice
+from reprlib import repr as shown
 from subprocess import PIPE, Popen
 from threading import Lock
 
@@ -48,15 +49,36 @@ def pretokenize(
     return _pretoken_regex.findall(text)
 
 # %% ../nbs/01_bpe.ipynb #52929fbb
+_LONGEST_SPECIAL = 1000  # characters
+
+
+def _check_special(token):
+    "InputError for what cannot be a special token."
+    if not isinstance(token, str) or not token:
+        raise InputError(f"special_tokens has something empty or no string: {shown(token)}")
+    if len(token) > _LONGEST_SPECIAL:
+        raise InputError(f"special token {shown(token)} has {len(token):,} characters; "
+                         f"at most {_LONGEST_SPECIAL:,} are possible")
+    try:
+        token.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"special token {shown(token)} has half a character in it, "
+                         "a lone surrogate") from None
+
+# %% ../nbs/01_bpe.ipynb #4e0b7a11
 def special_regex(
-    special_tokens,  # strings
-    kind=str,  # what will be searched: str, or bytes in UTF-8
-):  # compiled regex
-    "A regex for any of the special tokens, the longest first; without any it matches nothing."
+    special_tokens: list[str],  # each at most 1,000 characters
+    kind: type = str,  # what will be searched: str, or bytes in UTF-8
+) -> re.Pattern:
+    """A regex for any of the special tokens, the longest first; without any it finds nothing.
+
+    InputError for what cannot be a special token.
+    """
     if isinstance(special_tokens, str):
-        raise InputError(f"special_tokens is one string; give a list: [{special_tokens!r}]")
-    if not all(isinstance(token, str) and token for token in special_tokens):
-        raise InputError(f"special_tokens has something empty or no string: {special_tokens!r}")
+        raise InputError("special_tokens is one string; "
+                         f"give a list: [{shown(special_tokens)}]")
+    for token in special_tokens:
+        _check_special(token)
     pattern = "|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or "(?!)"
     return re.compile(pattern if kind is str else pattern.encode("utf-8"))
 
@@ -451,22 +473,37 @@ def return_memory():
 class Helper:
     """Another process, in which a generator works on what it is sent.
 
-    RuntimeError if it has died.
+    ChildProcessError if it has died.
     """
     def __init__(
         self,
-        module,      # where its work is, such as "lm336.bpe"
-        work,        # name of a generator function; its first argument: what is sent, one by one
+        module: str,  # where its work is, such as "lm336.bpe"
+        work: str,  # a generator function's name; its first argument: what is sent, one by one
         *arguments,  # its others
     ):
         code = f"import sys; sys.path = {sys.path!a}; from lm336.bpe import _serve; _serve()"
-        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, pipesize=1 << 20)
+        # a session of its own: Ctrl-C is for the process that started it, and that one ends it
+        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE,
+                             start_new_session=True)
+        for pipe in (self.process.stdin, self.process.stdout):
+            _widen(pipe)
         self.send((module, work, arguments))
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
+
     def __exit__(self, *error):
         self.process.kill()
         self.process.communicate()
+
+# %% ../nbs/01_bpe.ipynb #4e0b7a12
+def _widen(pipe):
+    "Room for a megabyte in a pipe, to wait less; where there is none, it works without."
+    try:
+        import fcntl  # not on Windows
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+    except (ImportError, AttributeError, OSError):
+        pass
 
 # %% ../nbs/01_bpe.ipynb #43db69a5
 @patch
@@ -478,27 +515,35 @@ def send(
     try:
         pickle.dump(thing, self.process.stdin)
         self.process.stdin.flush()
-    except BrokenPipeError: _died()
+    except BrokenPipeError:
+        raise _died() from None
 
 
 @patch
 def receive(self: Helper):  # what the generator yielded
     "The next thing that the helper's generator yields."
-    try: return pickle.load(self.process.stdout)
-    except (EOFError, pickle.UnpicklingError): _died()
+    try:
+        return pickle.load(self.process.stdout)
+    except (EOFError, pickle.UnpicklingError):
+        raise _died() from None
 
 
-def _died(): raise RuntimeError("a helper process has died; num_workers=1 does without") from None
+def _died():
+    return ChildProcessError("a helper process has died, for want of memory perhaps; "
+                             "num_workers=1 does without")
 
 # %% ../nbs/01_bpe.ipynb #43db69aa
 def _serve():
-    "What the other process does."
+    "What the other process does, until the one that started it has ended."
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
-    module, work, arguments = pickle.load(incoming)
-    work = getattr(import_module(module), work)
-    for result in work(iter(lambda: pickle.load(incoming), None), *arguments):
-        pickle.dump(result, outgoing)
-        outgoing.flush()
+    try:
+        module, work, arguments = pickle.load(incoming)
+        work = getattr(import_module(module), work)
+        for result in work(iter(lambda: pickle.load(incoming), None), *arguments):
+            pickle.dump(result, outgoing)
+            outgoing.flush()
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
+        os._exit(0)  # nobody is there to be told; a flush at the end would fail as well
 
 # %% ../nbs/01_bpe.ipynb #43db69a7
 def _counted(blocks, special_tokens):
@@ -512,9 +557,21 @@ def _counted(blocks, special_tokens):
 def _helped(take, special_tokens):
     "The counts of the blocks that `take` gives until it gives None, made by a helper."
     with Helper("lm336.bpe", "_counted", special_tokens) as helper:
-        for block in iter(take, None): helper.send(block)
+        for block in iter(take, None):
+            helper.send(block)
         helper.send(None)
         return helper.receive()
+
+# %% ../nbs/01_bpe.ipynb #4e0b7a13
+def number_of_helpers(
+    num_workers: int | None,  # processes that work; None: two, or one on a single core
+) -> int:
+    "How many processes are started besides this one. InputError for fewer than one worker."
+    if num_workers is None:
+        num_workers = min(2, os.cpu_count() or 1)
+    if num_workers < 1:
+        raise InputError(f"num_workers is {num_workers}; at least one must do the work")
+    return num_workers - 1
 
 # %% ../nbs/01_bpe.ipynb #43db69a4
 _FEW = 32  # blocks, about 8 MB: they are counted before another process would have started
@@ -522,24 +579,33 @@ _FEW = 32  # blocks, about 8 MB: they are counted before another process would h
 
 def count_pretokens(
     path,  # anything `read_text` reads
-    special_tokens=(),  # hard boundaries, not counted
-    num_workers=None,  # processes; None takes two, or one on a single core
+    special_tokens: list[str] = (),  # hard boundaries, not counted
+    num_workers: int | None = None,  # processes; None takes two, or one on a single core
 ) -> PretokenCounts:
     "Count the distinct pre-tokens of a text. Memory grows with their number, not with the text."
+    helpers = number_of_helpers(num_workers)
     blocks, total, lock = text_blocks(read_text(path), special_tokens), PretokenCounts(), Lock()
+
     def take():
-        with lock: return next(blocks, None)
+        with lock:
+            return next(blocks, None)
+
     keep_memory()
     total.add_blocks(islice(blocks, _FEW), special_tokens)
-    helpers = (num_workers or min(2, os.cpu_count() or 1)) - 1
     if helpers and (block := take()):
         from concurrent.futures import ThreadPoolExecutor  # here, for large texts alone: it loads slowly
         with ThreadPoolExecutor(helpers) as pool:
             tasks = [pool.submit(_helped, take, special_tokens) for _ in range(helpers)]
-            total.add_blocks(chain([block], iter(take, None)), special_tokens)
-        for task in tasks: total.update(task.result())
+            try:
+                total.add_blocks(chain([block], iter(take, None)), special_tokens)
+            finally:
+                with lock:  # after an error or Ctrl-C the others find no more blocks
+                    blocks.close()
+        for task in tasks:
+            total.update(task.result())
     total.add_blocks(blocks, special_tokens)
-    for token in special_tokens: total.discard(token.encode("utf-8"))
+    for token in special_tokens:
+        total.discard(token.encode("utf-8"))
     return_memory()
     return total
 
@@ -740,10 +806,10 @@ def learn_merges(
 # %% ../nbs/01_bpe.ipynb #5e548666
 def train_bpe(
     input_path,  # anything `read_text` reads
-    vocab_size,  # how many ids, at most: 256 bytes, merges, special tokens
-    special_tokens=(),  # hard boundaries that get ids of their own
-    num_workers=None,  # processes that count; None takes two, or one on a single core
-):  # (dict of id -> bytes, list of (bytes, bytes))
+    vocab_size: int,  # how many ids, at most: 256 bytes, merges, special tokens
+    special_tokens: list[str] = (),  # hard boundaries that get ids of their own
+    num_workers: int | None = None,  # processes; None takes two, or one on a single core
+) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:  # vocabulary, merges as learned
     """Train byte-level byte-pair encoding (Sennrich et al. 2016, algorithm 1).
 
     GPT-2's pre-tokens; of equally frequent pairs the greater. InputError for a vocabulary too small
@@ -751,15 +817,17 @@ def train_bpe(
     """
     special_regex(special_tokens)
     special_tokens = list(dict.fromkeys(special_tokens))
-    least = 256 + len(special_tokens)
+    encoded = [token.encode("utf-8") for token in special_tokens]
+    more = [token for token in encoded if len(token) > 1]
+    least = 256 + len(more)
     if vocab_size < least:
-        raise InputError(f"vocab_size is {vocab_size}; 256 bytes and {len(special_tokens)} special "
+        raise InputError(f"vocab_size is {vocab_size}; 256 bytes and {len(more)} special "
                          f"tokens need at least {least}")
     words = count_pretokens(input_path, special_tokens, num_workers).laid_out()
-    if not len(words[0]): raise InputError(f"{input_path} has no text to learn from; give a file with text")
+    if not len(words[0]):
+        raise InputError(f"{input_path} has no text to learn from; give a file with text")
     return_memory()  # of the table
-    learner = MergeLearner(*words, vocab_size - least)
+    learner = MergeLearner(*words, min(vocab_size - least, len(words[0])))
     del words  # the learner has its own copy
     learner.learn()
-    tokens = learner.vocab + [token.encode("utf-8") for token in special_tokens]
-    return dict(enumerate(tokens)), learner.merges
+    return dict(enumerate(learner.vocab + more)), learner.merges

@@ -132,14 +132,14 @@ def _no_mask(original): return _mask_too_wide(original, diagonal=10**6)
 
 
 def nothing_beats_the_entropy():
-    "On fair dice, a trained model's validation loss is not below ln 8."
+    "On fair dice, a trained model's validation loss is not below ln 8, by more than luck explains."
     rng, config = np.random.default_rng(0), TransformerConfig(vocab_size=8, context_length=16, d_model=32, num_layers=1, num_heads=2)
     with TemporaryDirectory() as folder:
         run = trainer(folder, rng.integers(8, size=50_000), config, max_steps=80)
         run.valid_tokens = rng.integers(8, size=5_000)
         train(run, 80)
         loss = run.validate()
-    assert loss > math.log(8) - 0.02, f"{loss:.2f} nats on dice whose entropy is {math.log(8):.2f}: the model sees what it predicts"
+    assert loss > math.log(8) - 0.1, f"{loss:.2f} nats on dice whose entropy is {math.log(8):.2f}: the model sees what it predicts"
 
 BUGS.append(Bug("no mask", "lm336.attention.scaled_dot_product_attention", _no_mask, nothing_beats_the_entropy,
                 "a validation loss too good to be true, and `the the the` when the model writes"))
@@ -346,7 +346,7 @@ BUGS.append(Bug("weight decay in the gradient", "lm336.adamw._adamw_fused", _dec
 
 # %% ../nbs/18_bug_zoo.ipynb #4464900a
 def _uncorrected(original):
-    def step(params, grads, exp_avgs, exp_avg_sqs, steps, *, lr, beta1, beta2, eps, weight_decay):
+    def step(params, grads, exp_avgs, exp_avg_sqs, steps, *, lr, beta1, beta2, eps, weight_decay, **scaler):
         for p, g, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps):
             t += 1
             m.lerp_(g, 1 - beta1), v.lerp_(g * g, 1 - beta2)
@@ -410,8 +410,7 @@ BUGS.append(Bug("schedule never lands", "lm336.training.cosine_schedule", _half_
                 "a curve that does not bend down at its end"))
 
 # %% ../nbs/18_bug_zoo.ipynb #e6e5a69e
-def _averages_forgotten(original):
-    return lambda source, model, optimizer: original(source, model, adamw.AdamW(model.parameters(), lr=1.0))
+def _averages_forgotten(original): return lambda self, state: None
 
 
 def a_broken_run_is_the_same_run():
@@ -427,7 +426,7 @@ def a_broken_run_is_the_same_run():
     same = all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters()))
     assert same, "a resumed run is another run: what does the checkpoint not hold?"
 
-BUGS.append(Bug("optimizer forgotten on resume", "lm336.training.load_checkpoint", _averages_forgotten, a_broken_run_is_the_same_run,
+BUGS.append(Bug("optimizer forgotten on resume", "lm336.adamw.AdamW.load_state_dict", _averages_forgotten, a_broken_run_is_the_same_run,
                 "a small bump in the loss after every resume"))
 
 # %% ../nbs/18_bug_zoo.ipynb #9a28df2b

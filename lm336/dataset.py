@@ -6,7 +6,11 @@
 __all__ = ['load_tokens', 'prepare', 'get_batch', 'batch_at']
 
 # %% ../nbs/03_dataset.ipynb #ffd46e8a
+import os
+from numbers import Integral
 from pathlib import Path
+from tokenize import TokenError
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
@@ -18,104 +22,147 @@ from .tokenizer import Tokenizer
 # %% ../nbs/03_dataset.ipynb #1add8659
 def _read_header(path):
     "What a .npy file says it holds, and where that begins: (shape, dtype, offset)."
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, catch_warnings():
+        simplefilter("ignore")  # about spellings that only a damaged header has
         version = np.lib.format.read_magic(file)
-        if version != (1, 0): raise ValueError(f"version {version}")
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         return shape, dtype, file.tell()
 
 # %% ../nbs/03_dataset.ipynb #1add865a
 def load_tokens(
-    path,  # a .npy file of token ids, as `Tokenizer.encode_file` writes it
-    vocab_size=None,  # every id must be below it; None does not look
-):  # read-only memmap of uint16 or uint32 (number of tokens,)
+    path: str | os.PathLike,  # a .npy file of token ids, as `Tokenizer.encode_file` writes it
+    vocab_size: int | None = None,  # every id must be below it; None does not look
+) -> np.memmap:  # read-only, uint16 or uint32 (number of tokens,)
     """Map a file of token ids into memory.
 
     InputError if it is truncated, foreign or empty, or has an id >= vocab_size.
     """
     path = Path(path)
-    expected = "expected a .npy file of uint16 or uint32 ids, as Tokenizer.encode_file writes it"
-    if not path.is_file(): raise FileNotFoundError(f"{path} does not exist; {expected}")
-    try: shape, dtype, offset = _read_header(path)
-    except (ValueError, EOFError):
+    expected = "expected a .npy file of uint16 or uint32 ids, from Tokenizer.encode_file"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {expected}")
+    try:
+        shape, dtype, offset = _read_header(path)
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, TokenError):
         raise InputError(f"{path} is not a token file; {expected}") from None
     if len(shape) != 1 or dtype not in (np.dtype("<u2"), np.dtype("<u4")):
         raise InputError(f"{path} has an array of {dtype} with shape {shape}; {expected}")
     held = (path.stat().st_size - offset) / dtype.itemsize
     if held != shape[0]:
-        raise InputError(f"{path} says it has {shape[0]:,} tokens but holds {held:,.6g}; it was cut off "
-                         "or changed: encode it again")
-    if not shape[0]: raise InputError(f"{path} has no tokens; encode a text that is not empty")
+        raise InputError(f"{path} says it has {shape[0]:,} tokens but holds {held:,.6g}; it "
+                         "was cut off or changed: encode it again")
+    if not shape[0]:
+        raise InputError(f"{path} has no tokens; encode a text that is not empty")
     tokens = np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
-    if vocab_size is not None: _check_ids(tokens, vocab_size, path)
+    if vocab_size is not None:
+        _check_ids(tokens, vocab_size, path)
     return tokens
 
 # %% ../nbs/03_dataset.ipynb #fc55f468
 def _check_ids(tokens, vocab_size, path, size=1 << 22):
     "InputError for the first id that is not below vocab_size."
     for start in range(0, len(tokens), size):
-        wrong = tokens[start:start + size] >= vocab_size
+        wrong = tokens[start : start + size] >= vocab_size
         if wrong.any():
             at = start + int(wrong.argmax())
-            raise InputError(f"{path} has token id {tokens[at]} at position {at:,}; a vocabulary of "
-                             f"{vocab_size} has 0 to {vocab_size - 1}: was another tokenizer used?")
+            raise InputError(f"{path} has token id {tokens[at]} at position {at:,}, but the "
+                             f"vocabulary only {vocab_size}: was another tokenizer used?")
 
 # %% ../nbs/03_dataset.ipynb #b18a6b23
 def prepare(
-    data: str,               # "stories", "stories:300" (megabytes), "tinystories" or the path of a text
-    vocab_size: int,         # of the tokenizer, special tokens included
-    folder: Path,            # the run folder
-    tokenizer_folder=None,   # a folder with tokenizer.json to take instead of training one
-) -> Tokenizer:
-    """Texts, tokenizer and token files of a run: data/train.npy and data/valid.npy in its folder. `InputError` for a tokenizer
-    with more tokens than `vocab_size`."""
-    where = Path("data/tinystories") if data == "tinystories" else folder / "data"   # downloaded once for all runs
-    train, valid = corpus_files(data, where)
-    if tokenizer_folder: tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
-    else: tokenizer = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
-    if tokenizer.vocab_size > vocab_size:
-        raise InputError(f"the tokenizer in {tokenizer_folder} has {tokenizer.vocab_size} tokens, the model only {vocab_size}")
-    tokenizer.save_pretrained(folder)
+    data: str,  # "stories", "stories:300" (megabytes), "tinystories" or the path of a text
+    vocab_size: int,  # of the tokenizer, special tokens included
+    folder: str | os.PathLike,  # the run folder
+    tokenizer_folder: str | os.PathLike | None = None,  # to take one from; None trains it
+) -> Tokenizer:  # with fewer tokens than `vocab_size`, if the text has no more to merge
+    """The files that training needs: data/train.npy, data/valid.npy, and last tokenizer.json.
+
+    A folder with a tokenizer.json is therefore whole. `InputError` for a tokenizer with more
+    tokens than `vocab_size`.
+    """
+    folder, tokenizer = Path(folder), None
+    if tokenizer_folder:
+        tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
+        if tokenizer.vocab_size > vocab_size:
+            raise InputError(f"the tokenizer in {tokenizer_folder} has {tokenizer.vocab_size} "
+                             f"tokens, the model only {vocab_size}")
+    train, valid = corpus_files(data, folder / "data")
+    if tokenizer is None:
+        tokenizer = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
     for text, name in ((train, "train"), (valid, "valid")):
         count = tokenizer.encode_file(text, folder / "data" / f"{name}.npy")
-        print(f"{name}: {count:,} tokens, {text.stat().st_size / count:.2f} bytes each", flush=True)
+        mean = text.stat().st_size / count
+        print(f"{name}: {count:,} tokens, {mean:.2f} bytes each", flush=True)
+    tokenizer.save_pretrained(folder)
     return tokenizer
 
 # %% ../nbs/03_dataset.ipynb #98d3c661
+def _check_whole(least, **numbers):
+    "InputError for a number that is not whole, or below the least that it may be."
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(f"{name} is {value!r}; expected a whole number, at least {least}")
+
+
+def _starts(tokens, batch_size, context_length, rng):
+    "The first tokens of windows, each start with the same chance."
+    _check_whole(1, batch_size=batch_size, context_length=context_length)
+    if context_length >= len(tokens):
+        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} "
+                         "tokens; it must be below their number")
+    return rng.integers(len(tokens) - context_length, size=batch_size)
+
+
 def _gather(tokens, starts, context_length, device):
     "Inputs and targets of the windows that begin at `starts`."
-    windows = np.asarray(tokens[starts[:, None] + np.arange(context_length + 1)]).astype(np.int64)
-    windows = torch.from_numpy(windows)
-    cuda = torch.device(device).type == "cuda"
-    windows = windows.pin_memory().to(device, non_blocking=True) if cuda else windows.to(device)
+    places = starts[:, None] + np.arange(context_length + 1)
+    windows = torch.from_numpy(np.asarray(tokens[places]).astype(np.int64))
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        windows = windows.pin_memory()
+    windows = windows.to(device, non_blocking=on_gpu)
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
 def get_batch(
-    tokens,  # integer array (number of tokens,)
-    batch_size,  # how many windows
-    context_length,  # tokens in a window
-    device="cpu",  # where the batch goes
-    rng=None,  # numpy.random.Generator; None takes a fresh one
-):  # two int64 tensors (batch, seq)
+    tokens: np.ndarray,  # integers (number of tokens,)
+    batch_size: int,  # how many windows
+    context_length: int,  # tokens in a window
+    device: str | torch.device = "cpu",  # where the batch goes
+    rng: np.random.Generator | None = None,  # None takes a fresh one
+) -> tuple[torch.Tensor, torch.Tensor]:  # int64, each (batch, seq)
     "Windows from random starts: inputs, and targets shifted by one. InputError if none fits."
-    if not 0 < context_length < len(tokens):
-        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} tokens; it "
-                         "must be at least 1 and below their number")
-    if rng is None: rng = np.random.default_rng()
-    tokens = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
-    starts = rng.integers(len(tokens) - context_length, size=batch_size)
+    if rng is None:
+        rng = np.random.default_rng()
+    tokens = np.asanyarray(tokens)
+    starts = _starts(tokens, batch_size, context_length, rng)
     return _gather(tokens, starts, context_length, device)
 
 # %% ../nbs/03_dataset.ipynb #0bbf5052
 def batch_at(
-    tokens,  # integer array (number of tokens,)
-    batch_size,  # how many windows
-    context_length,  # tokens in a window
-    seed,  # of the run, a non-negative integer
-    step,  # number of the batch, from 0
-    device="cpu",  # where the batch goes
-):  # two int64 tensors (batch, seq)
-    "As `get_batch`, but a pure function of (seed, step): nothing has to be saved to resume."
-    rng = np.random.default_rng([seed, step])
-    return get_batch(tokens, batch_size, context_length, device, rng)
+    tokens: np.ndarray,  # integers (number of tokens,)
+    batch_size: int,  # how many windows, those of all processes together
+    context_length: int,  # tokens in a window
+    seed: int,  # of the run, not negative
+    step: int,  # number of the batch, from 0
+    device: str | torch.device = "cpu",  # where the batch goes
+    rank: int = 0,  # which process asks
+    num_processes: int = 1,  # how many share the batch; must divide batch_size
+) -> tuple[torch.Tensor, torch.Tensor]:  # int64, each (batch / num_processes, seq)
+    """As `get_batch`, but a pure function of (seed, step): nothing has to be saved to resume.
+
+    Each of several processes reads its own rows only; together, in the order of their ranks,
+    they are the batch.
+    """
+    _check_whole(0, seed=seed, step=step, rank=rank)
+    _check_whole(rank + 1, num_processes=num_processes)
+    _check_whole(1, batch_size=batch_size)
+    if batch_size % num_processes:
+        raise InputError(f"{num_processes} processes cannot share {batch_size} windows equally;"
+                         " give a batch_size that their number divides")
+    tokens = np.asanyarray(tokens)
+    starts = _starts(tokens, batch_size, context_length, np.random.default_rng([seed, step]))
+    share = batch_size // num_processes
+    return _gather(tokens, starts[rank * share : (rank + 1) * share], context_length, device)

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'Variant', 'without_norms', 'PostNormBlock', 'with_post_norm', 'without_positions', 'SiLUFeedForward',
-           'with_silu', 'experiments', 'byte_entropy', 'share_learned', 'prepared', 'steps_within', 'run_variant',
+           'with_silu', 'experiments', 'byte_entropy', 'share_learned', 'text_digest', 'prepared', 'run_variant',
            'read_log', 'run_experiment', 'summary']
 
 # %% ../nbs/17_experiments.ipynb #abf94c54
-import json, math, time
+import hashlib
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,10 +23,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .block import TransformerBlock, silu
-from .errors import InputError
+from .corpus import read_text, stories_size
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
+from .errors import InputError
 from .evaluation import entropy_floor, environment, evaluate
+from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
 from .training import Trainer, TrainingConfig, read_metrics
@@ -37,7 +42,6 @@ class Variant:
     model: dict = field(default_factory=dict)                        # fields of `TransformerConfig` that differ
     training: dict = field(default_factory=dict)                     # fields of `TrainingConfig` that differ
     change: Callable[[Transformer], None] | None = None              # what is done to the freshly built model
-    seconds: float | None = None                                     # train for this long; None: for `max_steps`
 
 # %% ../nbs/17_experiments.ipynb #7be4757e
 SCALES = {
@@ -134,7 +138,7 @@ def experiments(
                   for label, change in (("pre-norm", None), ("post-norm", with_post_norm), ("no norms", without_norms))
                   for k in (1, 2, 3)],
         "precision": [Variant(name, training=dict(precision=name, max_steps=long)) for name in ("float32", "bfloat16")],
-        "vocabulary": [Variant(str(size), model=dict(vocab_size=size), seconds=clock)
+        "vocabulary": [Variant(str(size), model=dict(vocab_size=size), training=dict(train_seconds=clock))
                        for size in (300, 512, 1024, 2048, 4096)],
     }
 
@@ -156,44 +160,54 @@ def share_learned(
     return math.nan if floor is None else (top - record["bits_per_byte"]) / (top - floor)
 
 # %% ../nbs/17_experiments.ipynb #2b94b5d1
-def prepared(
-    data: str,          # "stories:10" (megabytes) or the path of a text, as for `lm336_pretrain`
-    vocab_size: int,    # of the tokenizer
-    cache,              # folder in which each pair of the two has a folder
-) -> Path:              # that folder, as `prepare` leaves it
-    "Files for a text and a vocabulary, made if they are not there."
-    folder = Path(cache) / f"{Path(data).name}-{vocab_size}"
-    if not (folder / "tokenizer.json").exists(): prepare(data, vocab_size, folder)
-    return folder
+def text_digest(
+    data: str,   # "stories:10" (megabytes), "tinystories" or the path of a text, as for `lm336_pretrain`
+) -> str:        # SHA-256, in hexadecimal
+    "What tells one text from another: the same for the same text, wherever it lies."
+    size = stories_size(data)
+    if size:
+        grammar = resources.files("lm336").joinpath("stories.txt").read_text(encoding="utf-8")
+        pieces = [f"{size} bytes of stories from ", grammar]
+    elif str(data) == "tinystories":
+        pieces = ["TinyStories, whose digests the download checks"]
+    else:
+        pieces = read_text(data)
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece.encode("utf-8"))
+    return digest.hexdigest()
 
-# %% ../nbs/17_experiments.ipynb #97ec2835
-def steps_within(
-    seconds: float,             # that training may take
-    model: TransformerConfig,   # the model
-    training: dict,             # fields of `TrainingConfig`
-    tokens,                     # to train on
-) -> dict:                      # max_steps, warmup_steps and eval_interval: a tenth each
-    "How long a run may be to last so many seconds on this machine."
-    trial = training | dict(max_steps=25, warmup_steps=0, eval_windows=1, save_interval=1000)
-    with TemporaryDirectory() as folder:
-        trainer = Trainer(Transformer(model), tokens, tokens, TrainingConfig(**trial), folder)
-        for _ in range(5): trainer.train_step()
-        start = time.perf_counter()
-        for _ in range(20): trainer.train_step()
-        steps = int(seconds * 20 / (time.perf_counter() - start))
-    return dict(max_steps=steps, warmup_steps=steps // 10, eval_interval=max(1, steps // 10))
+# %% ../nbs/17_experiments.ipynb #0ed1b7a3
+def prepared(
+    data: str,          # as for `text_digest`
+    vocab_size: int,    # of the tokenizer
+    cache,              # folder in which each pair of a text and a vocabulary has a folder
+) -> Path:              # that folder, as `prepare` leaves it
+    "Files for a text and a vocabulary, made if they are not there, all of them."
+    text = text_digest(data)
+    folder = Path(cache) / f"{text[:16]}-{vocab_size}"
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / "prepared.json"
+    with made_once(marker):
+        if not marker.exists():
+            clear_leftovers(folder)
+            prepare(data, vocab_size, folder)
+            write_json(marker, dict(data=str(data), text=text, vocab_size=vocab_size))
+    return folder
 
 # %% ../nbs/17_experiments.ipynb #88b3547f
 def _trained(model, train, valid, values, bytes_per_token):
-    "A trainer that went as far as it could, the curve of its validation score, and the seconds that it took."
-    values, start = values | dict(save_interval=values["max_steps"]), time.perf_counter()
+    "A trainer that went as far as it could, whether it broke, the curve of its score, and the seconds that it took."
+    values, start, broke = values | dict(save_interval=values["max_steps"]), time.perf_counter(), False
     with TemporaryDirectory() as folder:
         trainer = Trainer(model, train, valid, TrainingConfig(**values), folder)
-        try: trainer.fit()
-        except FloatingPointError: pass
+        try:
+            trainer.fit()
+        except FloatingPointError:
+            broke = True
         curve = [(line["step"], round(float(bits_per_byte(line["valid_loss"], bytes_per_token)), 5))
                  for line in read_metrics(folder) if "valid_loss" in line]
-    return trainer, curve, time.perf_counter() - start
+    return trainer, broke, curve, time.perf_counter() - start
 
 # %% ../nbs/17_experiments.ipynb #5ca6c661
 def run_variant(
@@ -209,45 +223,51 @@ def run_variant(
     tokenizer, text = Tokenizer.from_pretrained(files), files / "data" / "valid.txt"
     train, valid = (load_tokens(files / "data" / f"{name}.npy") for name in ("train", "valid"))
     values = SCALES[scale]["training"] | variant.training | dict(seed=seed)
-    if variant.seconds: values |= steps_within(variant.seconds, model_config, values, train)
     torch.manual_seed(seed)
     model = Transformer(model_config)
     if variant.change: variant.change(model)
-    trainer, curve, seconds = _trained(model, train, valid, values, tokenizer.token_lengths[valid].mean())
-    score = evaluate(model, valid, tokenizer).bits_per_byte if trainer.step == values["max_steps"] else math.inf
-    return dict(variant=variant.label, seed=seed, data=Path(data).name, scale=scale, bits_per_byte=round(score, 5),
+    trainer, broke, curve, seconds = _trained(model, train, valid, values, tokenizer.token_lengths[valid].mean())
+    score = math.inf if broke else evaluate(model, valid, tokenizer).bits_per_byte
+    return dict(variant=variant.label, seed=seed, data=Path(data).name, text=text_digest(data), scale=scale,
+                bits_per_byte=round(score, 5),
                 floor=entropy_floor(data, text), byte_entropy=byte_entropy(text), curve=curve, steps=trainer.step,
                 tokens=trainer.step * values["batch_size"] * model_config.context_length, seconds=round(seconds, 1),
                 parameters=sum(p.numel() for p in model.parameters()), precision=trainer.precision)
 
 # %% ../nbs/17_experiments.ipynb #7afa69ec
 def read_log(
-    path,           # a JSONL file
+    path,           # a JSONL file; one that is not there has no records
     **wanted,       # fields and the values they must have
 ) -> list[dict]:    # the records that have them
-    "What has been measured."
-    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
-    records = map(json.loads, lines)
-    return [record for record in records if all(record[name] == value for name, value in wanted.items())]
+    "What has been measured. `InputError` names a line that is no record; a last one cut short is left out."
+    return [record for record in read_json_lines(path)
+            if all(record.get(name) == value for name, value in wanted.items())]
 
 # %% ../nbs/17_experiments.ipynb #d9a767af
 def run_experiment(
     name: str,                  # one of `experiments`
-    data: str = "stories:10",   # the text, as for `prepared`
+    data: str = "stories:10",   # the text, as for `text_digest`
     scale: str = "cpu",         # a name in SCALES
     seeds: int = 3,             # runs of each variant, with seeds 0, 1, ...
     log="experiments.jsonl",    # a line for each run is appended
     cache="runs/experiments",   # as for `prepared`
 ):
-    "Run what the log does not have yet. `InputError` for a name that is not there."
+    """Run what the log does not have yet. `InputError` for a name that is not there.
+
+    Where another process writes the log, wait until that has ended."""
     for given, there in ((name, experiments()), (scale, SCALES)):
-        if given not in there: raise InputError(f"there is no {given!r}: choose one of {', '.join(there)}")
-    where = dict(experiment=name, data=Path(data).name, scale=scale)
-    done = {(record["variant"], record["seed"]) for record in read_log(log, **where)}
-    jobs = [(variant, seed) for variant in experiments(scale)[name] for seed in range(seeds) if (variant.label, seed) not in done]
-    for variant, seed in tqdm(jobs, unit="run"):
-        record = where | run_variant(variant, seed, data, scale, cache) | dict(date=time.strftime("%Y-%m-%d"), **environment())
-        with open(log, "a", encoding="utf-8") as file: file.write(json.dumps(record) + "\n")
+        if given not in there:
+            raise InputError(f"there is no {given!r}: choose one of {', '.join(there)}")
+    where = dict(experiment=name, scale=scale, text=text_digest(data))
+    log = Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with made_once(log):
+        done = {(record["variant"], record["seed"]) for record in read_log(log, **where)}
+        jobs = [(variant, seed) for variant in experiments(scale)[name] for seed in range(seeds)
+                if (variant.label, seed) not in done]
+        for variant, seed in tqdm(jobs, unit="run"):
+            record = where | run_variant(variant, seed, data, scale, cache)
+            append_json_line(log, record | dict(date=time.strftime("%Y-%m-%d"), **environment()))
 
 # %% ../nbs/17_experiments.ipynb #7c699006
 def summary(

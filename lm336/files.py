@@ -1,13 +1,17 @@
-"Files that are whole or not there, that can be told apart by their digest, in folders that one process owns at a time."
+"Files that are whole or not there, in folders that one process owns at a time."
 
+import errno
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,25 +19,39 @@ from filelock import FileLock, Timeout
 from .errors import InputError
 
 __all__ = [
-    "atomic_path", "clear_leftovers", "owned", "pretrained_folder", "read_json", "read_json_lines", "sha256", "sync",
+    "append_json_line",
+    "atomic_path",
+    "clear_leftovers",
+    "made_once",
+    "owned",
+    "pretrained_folder",
+    "read_json",
+    "read_json_lines",
+    "sha256",
+    "sync",
     "write_json",
 ]
 
-LEFTOVER = ".lm336-unfinished-"  # what our temporary folders are called, and nobody else's files
+LEFTOVER = ".lm336-unfinished-"  # what our temporary folders are called, and no others
 LOCK = ".lm336.lock"
+LEVELS = 2  # our files lie at most so many folders below the one that is owned
+_owners: dict[Path, tuple[int, int]] = {}  # folder -> process and thread that own it
 
 
 @contextmanager
 def atomic_path(
     path: str | os.PathLike,  # where the finished file shall be; its folder is made if missing
 ) -> Iterator[Path]:
-    """A path to write to: renamed to `path`, once it is on the disk, when the block ends; removed on any error.
+    """A path to write to: renamed to `path` when the block ends, removed on any error.
 
-    It lies in a folder of its own beside `path`, so that whatever a library leaves behind when the process is killed
-    while it writes can be told from everybody else's files: see `clear_leftovers`.
+    It lies in a folder of its own beside `path`, so that whatever a library leaves behind when
+    the process is killed while it writes can be told from everybody else's files: see
+    `clear_leftovers`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path).absolute()  # whatever the current folder will be when the block ends
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a file is to be written, so give another name")
+    _make_folder(path.parent)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=LEFTOVER))
     try:
         yield folder / path.name
@@ -44,25 +62,51 @@ def atomic_path(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _make_folder(folder):
+    "A folder that a power cut cannot take back, with those it lies in."
+    missing = [level for level in (folder, *folder.parents) if not level.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder} cannot be a folder: a file is in its place") from None
+    for level in missing:
+        sync(level.parent)
+
+
 def sync(
     path: str | os.PathLike,  # a file, or a folder whose names are meant
 ):
-    "Wait until the disk has it, so that a power cut cannot take it back."
+    """Wait until the disk has it, so that a power cut cannot take it back.
+
+    A file system that cannot say so is believed without.
+    """
     if os.path.isdir(path) and os.name == "nt":
         return  # Windows opens no folders, and has renamed when it says so
-    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 
 
 def clear_leftovers(
-    folder: str | os.PathLike,  # it and the folders inside it are looked through
+    folder: str | os.PathLike,  # the caller owns it
 ):
-    "Remove what `atomic_path` left when a process was killed, and only that. The caller owns the folder."
-    for left in Path(folder).rglob(LEFTOVER + "*"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Remove what `atomic_path` left when a process was killed, and only that.
+
+    The folders inside are looked through, too, but for those that had an owner of their own.
+    """
+    ours, top = re.compile(re.escape(LEFTOVER) + r"[a-z0-9_]{8}"), Path(folder)
+    for place, folders, _ in os.walk(top):
+        level = len(Path(place).relative_to(top).parts)
+        left = [name for name in folders if ours.fullmatch(name)]
+        for name in left:
+            shutil.rmtree(Path(place, name), ignore_errors=True)
+        others = [name for name in folders if not Path(place, name, LOCK).exists()]
+        folders[:] = sorted(set(others) - set(left)) if level < LEVELS else []
 
 
 @contextmanager
@@ -71,27 +115,69 @@ def owned(
 ) -> Iterator[Path]:
     """Own a folder while the block runs, cleared of what a killed process left there.
 
-    A second process gets an `InputError` that names the folder; a crash releases it. Where the file system
-    cannot lock, a warning says so, and nothing is held.
+    A second process (or thread) gets an `InputError` that names it; a crash releases it;
+    inside the block the owner may own it again. Where the file system cannot lock, a warning
+    says so, and nothing is held.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
+    _make_folder(folder)
+    place, me = folder.resolve(), (os.getpid(), threading.get_ident())
+    if _owners.get(place) == me:
+        yield folder  # an owner inside an owner has nothing to lock or to clear
+        return
+    try:
+        lock = _lock(place / LOCK, seconds=0)
+    except Timeout:
+        raise InputError(
+            f"{folder} is in use by another process: wait for its end, or give another folder"
+        ) from None
+    _owners[place] = me
+    try:
+        clear_leftovers(place)
+        yield folder
+    finally:
+        _owners.pop(place, None)
+        if lock:
+            lock.release()
+
+
+@contextmanager
+def made_once(
+    path: str | os.PathLike,  # a file that several processes may want to make
+) -> Iterator[Path]:
+    """Be the only process that makes a file; another one waits, and then finds it made.
+
+    Where the file system cannot lock, a warning says so, and nobody waits.
+    """
+    path = Path(path)
+    _make_folder(path.parent)
+    place = path.with_name(f".{path.name}.lock")
+    try:
+        lock = _lock(place, seconds=0)
+    except Timeout:
+        print(f"another process makes {path}: waiting for it", flush=True)
+        lock = _lock(place, seconds=-1)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # Windows removes it itself
+            place.unlink()
+        if lock:
+            lock.release()
+
+
+def _lock(path, seconds):
+    "A lock that is held; None, with a warning, where the file system has none; or `Timeout`."
+    lock = FileLock(path, timeout=seconds, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
-            f"{folder} is in use by another process: wait until that has ended, or give another folder"
-        ) from None
+        raise
     except (NotImplementedError, OSError) as error:
-        warnings.warn(f"{folder} cannot be locked ({error}): let no other process write there", stacklevel=3)
-    try:
-        if lock.lock_counter < 2:  # an owner inside an owner has nothing to clear
-            clear_leftovers(folder)
-        yield folder
-    finally:
-        if lock.is_locked:
-            lock.release()
+        text = f"{path.parent} cannot be locked ({error}): let no other process write there"
+        warnings.warn(text, stacklevel=4)
+        return None
+    return lock
 
 
 def sha256(
@@ -107,8 +193,14 @@ def write_json(
     value,  # anything that JSON can hold
     indent: int = 1,  # columns for each level
 ):
-    "Write a value as UTF-8 JSON, whole or not at all."
-    text = json.dumps(value, indent=indent) + "\n"
+    """Write a value as UTF-8 JSON, whole or not at all.
+
+    `FloatingPointError` for NaN and infinity, which JSON has not.
+    """
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise FloatingPointError(f"{path} is not written: {error}") from None
     with atomic_path(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
@@ -117,7 +209,7 @@ def read_json(
     path: str | os.PathLike,  # a UTF-8 file
     kind: type = dict,  # what its value must be
 ) -> dict | list:
-    "The value of a JSON file. `FileNotFoundError`; `InputError` for whatever is no JSON, or of another kind."
+    "The value of a JSON file. `InputError` for what is none, or of another kind."
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -126,37 +218,80 @@ def read_json(
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {_first_sentence(error)}") from None
     if not isinstance(value, kind):
-        raise InputError(f"{path} must hold a JSON {'object' if kind is dict else 'list'}, not {type(value).__name__}")
+        wanted = "object" if kind is dict else "list"
+        raise InputError(f"{path} must hold a JSON {wanted}, not {type(value).__name__}")
     return value
 
 
+def append_json_line(
+    path: str | os.PathLike,  # a log; made if missing
+    value: dict,  # its new last line
+):
+    "Add a line to a log, in place of a last line that a power cut left unfinished."
+    _make_folder(Path(path).parent)
+    line = json.dumps(value).encode("utf-8") + b"\n"
+    with open(path, "a+b") as file:
+        last = _unended(file)
+        if _object(last):
+            line = b"\n" + line
+        elif last:
+            file.truncate(file.seek(0, os.SEEK_END) - len(last))
+        file.write(line)
+        file.flush()
+        sync(path)
+
+
+def _unended(file):
+    "What stands behind the last newline of an open file: nothing, unless it was cut short."
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    if file.read() == b"\n":
+        return b""
+    file.seek(0)
+    return file.read().rpartition(b"\n")[2]
+
+
 def read_json_lines(
-    path: str | os.PathLike,  # a UTF-8 file with an object on each line; a missing one has none
+    path: str
+    | os.PathLike,  # a UTF-8 file with an object on each line; a missing one has none
 ) -> list[dict]:
-    """The objects of a log. A last line without its newline, cut short by a power cut, is left out;
-    `InputError` names any other line that holds no object."""
+    """The objects of a log. A last line that a power cut left unfinished is left out.
+
+    `InputError` names any other line that holds no object.
+    """
     path = Path(path)
     if not path.exists():
         return []
     lines, values = path.read_bytes().split(b"\n"), []
     for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
+        value = _object(line)
+        if value is not None:
             values.append(value)
         elif line.strip() and number < len(lines):
             raise InputError(f"{path}, line {number}: expected a JSON object")
     return values
 
 
+def _object(line):
+    "The object that a line of a log holds, or None."
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _strict(text):
-    "JSON as its standard has it: no NaN, and no half of a surrogate pair, which no file could hold."
+    "JSON as its standard has it: no NaN or infinity, no half of a surrogate pair."
+
     def refused(constant):
         raise ValueError(f"{constant} is no number")
 
-    value = json.loads(text, parse_constant=refused)
+    def finite(digits):
+        return float(digits) if math.isfinite(float(digits)) else refused(digits)
+
+    value = json.loads(text, parse_constant=refused, parse_float=finite)
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
@@ -175,8 +310,9 @@ def _first_sentence(error):
 def pretrained_folder(
     name: str | os.PathLike,  # a folder, or "stories" for the model that comes with lm336
 ) -> Path:
-    "Where a model or a tokenizer of that name is. A folder of the name wins over what comes with lm336."
-    if str(name) != "stories" or Path(name).exists():
+    "Where a model or a tokenizer of that name is. A folder of the name wins."
+    if str(name) != "stories" or Path(name).is_dir():
         return Path(name)
-    installed, checkout = Path(__file__).parent / "stories", Path(__file__).parent.parent / "data" / "demo"
-    return installed if installed.is_dir() else checkout
+    package = Path(__file__).parent
+    installed = package / "stories"
+    return installed if installed.is_dir() else package.parent / "data" / "demo"

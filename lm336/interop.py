@@ -6,21 +6,25 @@
 __all__ = ['hf_name', 'to_hf', 'from_hf', 'to_web']
 
 # %% ../nbs/16_interop.ipynb #8dd53fd2
-import json, re, shutil
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
+from functools import reduce
 from importlib.resources import files
+from os import PathLike, replace
 from pathlib import Path
+from reprlib import repr as shown
 
 import torch
-from safetensors.torch import save_file
 
 from .attention import reorder_rows
 from .errors import END_OF_TEXT, InputError
-from .files import atomic_path
+from .files import atomic_path, read_json, sha256, sync, write_json
 from .rope import to_halves, to_neighbours
-from .tensors import load_tensors
+from .tensors import load_tensors, save_tensors
 from .tokenizer import Tokenizer
-from .transformer import Transformer, TransformerConfig, parameter_shapes
+from .transformer import Transformer, TransformerConfig, check_room, parameter_shapes
 
 # %% ../nbs/16_interop.ipynb #3aeb6dde
 def _hf_config(config, end_of_text):
@@ -56,118 +60,224 @@ def _hf_weights(model):
     return weights
 
 # %% ../nbs/16_interop.ipynb #715f62f0
+_RECORD = ".lm336-export.json"  # the digests of what an export wrote
+
+
 def _check_pair(model, tokenizer):
     if tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}: "
                          "they do not belong together")
 
+# %% ../nbs/16_interop.ipynb #5c1f0a75
+@contextmanager
+def _export(
+    folder: str | PathLike,  # made if need be
+    overwrite: bool,         # whether files may be replaced that no export wrote
+) -> Iterator[Path]:
+    """A folder to write files to. When the block ends, they are moved to `folder`.
 
-def _write_json(path, values):
-    with atomic_path(path) as part: part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    `InputError` where one would replace a file that no export wrote; then nothing is moved."""
+    folder = Path(folder)
+    with atomic_path(folder / _RECORD) as record:
+        waiting = record.parent
+        yield waiting
+        written = {path.name: sha256(path) for path in sorted(waiting.iterdir())}
+        if not overwrite:
+            _refuse_others(folder, written)
+        for name in written:
+            sync(waiting / name)
+            replace(waiting / name, folder / name)
+        write_json(record, written)
+
+# %% ../nbs/16_interop.ipynb #5c1f0a76
+def _refuse_others(folder, written):
+    "`InputError` if the folder has a file of one of these names that no export wrote."
+    before = {}
+    if (folder / _RECORD).is_file():
+        before = read_json(folder / _RECORD)
+    for name, digest in written.items():
+        there = folder / name
+        if there.exists() and sha256(there) not in (digest, before.get(name)):
+            raise InputError(f"{folder} has a {name} that no export wrote, and would be "
+                             "replaced: give another folder, or ask for it to be overwritten")
 
 # %% ../nbs/16_interop.ipynb #37557348
 def to_hf(
-    model: Transformer,    # left as it is
-    tokenizer: Tokenizer,  # its tokenizer
-    folder,                # made if need be
+    model: Transformer,       # left as it is
+    tokenizer: Tokenizer,     # its tokenizer
+    folder: str | PathLike,   # made if need be
+    overwrite: bool = False,  # True: also over files that no export wrote
 ):
     """Write a folder that `transformers` opens: `LlamaForCausalLM.from_pretrained` and
-    `AutoTokenizer.from_pretrained`. `InputError` for a tokenizer with more tokens than the model."""
+    `AutoTokenizer.from_pretrained`.
+
+    `InputError` for a tokenizer with more tokens than the model, and for a folder with
+    somebody's files; `FloatingPointError` for weights that are no numbers."""
     _check_pair(model, tokenizer)
-    folder, weights = Path(folder), _hf_weights(model)
+    weights = _hf_weights(model)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    tokenizer.save_pretrained(folder)
-    _write_json(folder / "config.json", _hf_config(model.config, tokenizer.end_of_text_id) | {"torch_dtype": dtype})
-    end = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if tokenizer.end_of_text_id is not None else {}
-    kind = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
-    _write_json(folder / "tokenizer_config.json", kind | {"model_max_length": model.config.context_length} | end)
-    with atomic_path(folder / "model.safetensors") as path: save_file(weights, path, metadata={"format": "pt"})
+    end = tokenizer.end_of_text_id
+    config = _hf_config(model.config, end) | dict(torch_dtype=dtype)
+    words = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False,
+                 model_max_length=model.config.context_length)
+    if end is not None:
+        words |= dict(bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+    with _export(folder, overwrite) as waiting:
+        tokenizer.save_pretrained(waiting)
+        write_json(waiting / "config.json", config, indent=2)
+        write_json(waiting / "tokenizer_config.json", words, indent=2)
+        save_tensors(weights, waiting / "model.safetensors", {"format": "pt"})
 
 # %% ../nbs/16_interop.ipynb #83e2877f
 def _read_object(path):
-    "What a JSON file holds. `InputError` if there is no such file or it is something else."
-    if not path.is_file(): raise InputError(f"{path.parent} is not a model's folder: it has no {path.name}")
-    try: values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error: raise InputError(f"{path} is not JSON ({error})") from None
-    if not isinstance(values, dict): raise InputError(f"{path} is no JSON object")
-    return values
+    "The object of a JSON file. `InputError` if there is no such file or it is something else."
+    if not path.is_file():
+        raise InputError(f"{path.parent} is not a model's folder: it has no {path.name}")
+    return read_json(path)
 
-
+# %% ../nbs/16_interop.ipynb #5c1f0a78
 def _refuse_more(values, width, heads, rope, path):
     "`InputError` for a setting of a LlamaConfig that makes more of the model than ours."
+    turned = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1
     for name, found, ours in (
         ("num_key_value_heads", values.get("num_key_value_heads") or heads, heads),     # grouped-query attention
         ("head_dim", values.get("head_dim") or width // heads, width // heads),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),   # stretched rotations
+        ("partial_rotary_factor", turned, 1),
         ("attention_bias", bool(values.get("attention_bias")), False),
         ("mlp_bias", bool(values.get("mlp_bias")), False),
         ("hidden_act", values.get("hidden_act", "silu"), "silu"),
-        ("pretraining_tp", values.get("pretraining_tp", 1), 1),
+        ("pretraining_tp", values.get("pretraining_tp") or 1, 1),
         ("quantization_config", values.get("quantization_config"), None),
     ):
         if found != ours:
-            raise InputError(f"{path}: {name} is {found!r}; this model can only have {ours!r}")
+            raise InputError(f"{path}: {name} is {shown(found)}; "
+                             f"this model can only have {ours!r}")
 
 # %% ../nbs/16_interop.ipynb #58addd80
 def _our_config(values, path):
     "TransformerConfig from the words of a LlamaConfig. `InputError` for what our model does not do."
     kind = values.get("model_type")
-    if kind != "llama": raise InputError(f"{path} describes a {kind!r} model, not a llama")
+    if kind != "llama":
+        raise InputError(f"{path} describes a {shown(kind)} model, not a llama")
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if type(width) is not int or type(heads) is not int or heads < 1:
-        raise InputError(f"{path} gives no hidden_size and num_attention_heads")
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        raise InputError(f"{path}: hidden_size is {shown(width)} and num_attention_heads "
+                         f"{shown(heads)}; whole numbers of 1 or more are needed")
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise InputError(f"{path}: the rotations' settings are {shown(rope)}; "
+                         "an object is expected")
     _refuse_more(values, width, heads, rope, path)
     names = dict(vocab_size="vocab_size", context_length="max_position_embeddings",
                  num_layers="num_hidden_layers", d_ff="intermediate_size")
-    return TransformerConfig(d_model=width, num_heads=heads,
-                             rope_theta=rope.get("rope_theta", values.get("rope_theta", 10_000.0)),
-                             norm_eps=values.get("rms_norm_eps", 1e-6),
-                             tie_embeddings=values.get("tie_word_embeddings", False),
-                             **{ours: values.get(theirs) for ours, theirs in names.items()})
+    sizes = {ours: values.get(theirs) for ours, theirs in names.items()}
+    theta = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
+    try:
+        return TransformerConfig(d_model=width, num_heads=heads, rope_theta=theta,
+                                 norm_eps=values.get("rms_norm_eps", 1e-6),
+                                 tie_embeddings=values.get("tie_word_embeddings", False),
+                                 **sizes)
+    except InputError as error:
+        raise InputError(f"{path}, in our words: {error}") from None
 
 # %% ../nbs/16_interop.ipynb #92fdcfd8
-def _check_tokenizer(path):
-    "`InputError` for a byte-level BPE tokenizer.json that asks for something that ours does not do."
-    data = _read_object(path)
-    cut, model, last = data.get("pre_tokenizer") or {}, data.get("model") or {}, data.get("post_processor") or {}
-    for name, odd in (("add_prefix_space", cut.get("add_prefix_space")), ("use_regex", not cut.get("use_regex", True)),
-                      ("ignore_merges", model.get("ignore_merges")), ("dropout", model.get("dropout")),
-                      ("post_processor", last.get("type", "ByteLevel") != "ByteLevel"), ("truncation", data.get("truncation")),
-                      ("padding", data.get("padding"))):
-        if odd: raise InputError(f"{path}: {name} asks for something that this tokenizer does not do")
+def _named_tokens(values):
+    "The tokens, texts or objects, that one of the folder's other files names."
+    lists = "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"
+    for name, value in values.items():
+        if name in lists and isinstance(value, (dict, list)):
+            yield from value.values() if isinstance(value, dict) else value
+        elif name.endswith("_token") and not name.startswith("add_") and value:
+            yield value
+
+# %% ../nbs/16_interop.ipynb #5c1f0a79
+def _refuse_more_tokens(folder, tokenizer):
+    "`InputError` for what the other files of a folder add to its tokenizer.json."
+    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        values = read_json(path) if path.is_file() else {}
+        for name in ("add_prefix_space", "add_bos_token", "add_eos_token"):
+            if values.get(name):
+                raise InputError(f"{path}: {name} is {shown(values[name])}; "
+                                 "this tokenizer adds nothing to a text")
+        for token in _named_tokens(values):
+            settings = token if isinstance(token, dict) else {"content": token}
+            text = settings.get("content")
+            if text not in tokenizer.special_tokens:
+                raise InputError(f"{path} names the token {shown(text)}, which is no special "
+                                 "token in tokenizer.json")
+            for name in ("lstrip", "rstrip", "single_word"):
+                if settings.get(name):
+                    raise InputError(f"{path}: {name} of {shown(text)} is not followed here")
+
+# %% ../nbs/16_interop.ipynb #5c1f0a74
+def _weight_files(folder):
+    "Where a folder's tensors are: in one file or, by an index, in several."
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    places = read_json(index).get("weight_map")
+    names = list(places.values()) if isinstance(places, dict) else []
+    plain = [name for name in names if isinstance(name, str) and Path(name).name == name]
+    if not plain or plain != names:
+        raise InputError(f"{index}: weight_map must say in which file of this folder each "
+                         "tensor is")
+    return sorted(set(names))
 
 
 def _read_weights(folder):
-    "All tensors of a folder, from one file or from several."
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file(): names = sorted(set(_read_object(index).get("weight_map", {}).values()))
-    for name in names:
-        if not (folder / name).is_file(): raise InputError(f"{folder} has no {name}; pickled weights are not read")
-    return {name: weight for file in names for name, weight in load_tensors(folder / file)[0].items()}
+    "All tensors of a folder. `InputError` for a missing or damaged file."
+    weights = {}
+    for name in _weight_files(folder):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} has no {name}; pickled weights are not read")
+        weights |= load_tensors(folder / name)[0]
+    return weights
+
+# %% ../nbs/16_interop.ipynb #5c1f0a77
+def _number_format(weights, folder):
+    "The format that holds the numbers of all tensors. `InputError` for one that no model has."
+    for name, weight in weights.items():
+        if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise InputError(f"{folder}: {hf_name(name)} is in {kind}; float16, bfloat16, "
+                             "float32 or float64 is needed")
+    return reduce(torch.promote_types, {weight.dtype for weight in weights.values()})
 
 # %% ../nbs/16_interop.ipynb #0fc28b5f
 def from_hf(
-    folder,  # with config.json, tokenizer.json and model.safetensors, whole or in parts
-):           # (Transformer, Tokenizer), the weights in the file's number format
-    """Read a Hugging Face Llama. `InputError` for a model or tokenizer that ours cannot equal: grouped-query
-    attention, rope scaling, biases, another activation, another way to cut text."""
+    folder: str | PathLike,  # with config.json, tokenizer.json, model.safetensors (or parts)
+) -> tuple[Transformer, Tokenizer]:  # the weights in the file's number format
+    """Read a Hugging Face Llama.
+
+    `InputError` names what ours cannot equal: grouped-query attention, rope scaling, biases,
+    another activation, another way to cut text."""
     folder = Path(folder)
     config = _our_config(_read_object(folder / "config.json"), folder / "config.json")
-    _check_tokenizer(folder / "tokenizer.json")
+    _read_object(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_pretrained(folder)
+    _refuse_more_tokens(folder, tokenizer)
     found, weights = _read_weights(folder), {}
+    last = hf_name(f"layers.{config.num_layers - 1}.ln1.weight")
+    if last not in found:  # before a list is made of a billion layers
+        raise InputError(f"{folder} has no tensor {last!r}, which its config.json calls for")
     for name, shape in parameter_shapes(config).items():
         weight = found.get(hf_name(name))
-        if weight is None: raise InputError(f"{folder} has no tensor {hf_name(name)!r}, which its config.json calls for")
+        if weight is None:
+            raise InputError(f"{folder} has no tensor {hf_name(name)!r}, "
+                             "which its config.json calls for")
         if weight.shape != shape:
-            raise InputError(f"{folder}: {hf_name(name)} has the shape {tuple(weight.shape)}, but config.json calls for {shape}")
+            raise InputError(f"{folder}: {hf_name(name)} has the shape {tuple(weight.shape)}, "
+                             f"but config.json calls for {shape}")
         turned = name.endswith(("q_proj.weight", "k_proj.weight"))
         weights[name] = reorder_rows(weight, config.num_heads, to_neighbours) if turned else weight
-    model = Transformer(config, device="meta", dtype=weights["token_embeddings.weight"].dtype).to_empty(device="cpu")
-    if config.tie_embeddings: model.lm_head.weight = model.token_embeddings.weight
+    dtype = _number_format(weights, folder)
+    check_room(config, "cpu", dtype)
+    model = Transformer(config, device="meta", dtype=dtype).to_empty(device="cpu")
+    if config.tie_embeddings:
+        model.lm_head.weight = model.token_embeddings.weight
     model.load_state_dict(weights, strict=not config.tie_embeddings)
-    return model, Tokenizer.from_pretrained(folder)
+    return model, tokenizer
 
 # %% ../nbs/16_interop.ipynb #195a57af
 def _page_modules():
@@ -182,19 +292,23 @@ def _page_modules():
 
 # %% ../nbs/16_interop.ipynb #206db00e
 def to_web(
-    model: Transformer,    # left as it is
-    tokenizer: Tokenizer,  # its tokenizer
-    folder,                # made if need be
+    model: Transformer,       # left as it is
+    tokenizer: Tokenizer,     # its tokenizer
+    folder: str | PathLike,   # made if need be
+    overwrite: bool = False,  # True: also over files that no export wrote
 ):
-    """Write a page that runs the model in the reader's browser: index.html, its modules, and the weights in
-    float16. Any web server will do. `InputError` for weights that float16 cannot hold and for a tokenizer with
-    more tokens than the model."""
+    """Write a page that runs the model in the reader's browser: index.html, its modules, and
+    the weights in float16. Any web server will do.
+
+    `InputError` for weights that float16 cannot hold, for a tokenizer with more tokens than
+    the model, and for a folder with somebody's files."""
     _check_pair(model, tokenizer)
-    half, folder = deepcopy(model).to("cpu", torch.float16), Path(folder)
+    half = deepcopy(model).to("cpu", torch.float16)
     for name, weight in half.state_dict().items():
         if not weight.isfinite().all():
             raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, or that are no numbers")
-    half.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    for name, content in _page_modules().items():
-        with atomic_path(folder / name) as path: path.write_bytes(content)
+    with _export(folder, overwrite) as waiting:
+        half.save_pretrained(waiting)
+        tokenizer.save_pretrained(waiting)
+        for name, content in _page_modules().items():
+            (waiting / name).write_bytes(content)

@@ -12,7 +12,7 @@ from .errors import InputError
 
 # %% ../nbs/11_schedule.ipynb #ba0f0a2a
 def cosine_schedule(
-    step: int,          # updates so far, from 0
+    step: float,        # updates so far, from 0
     max_lr: float,      # the peak, reached at warmup_steps
     min_lr: float,      # the floor, reached at cosine_steps and kept after
     warmup_steps: int,  # updates of linear rise from 0; 0 for none

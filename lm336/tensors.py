@@ -12,9 +12,9 @@ from safetensors.torch import load, load_file, save, save_file
 from .errors import InputError
 from .files import atomic_path
 
-__all__ = ["load_tensors", "save_tensors"]
+__all__ = ["is_finite", "load_tensors", "save_tensors"]
 
-DIGEST = "sha256"  # its name in a file's metadata
+DIGEST = "lm336.sha256"  # its name in a file's metadata, which no other program uses
 
 
 def save_tensors(
@@ -24,15 +24,15 @@ def save_tensors(
 ):
     """Write tensors with their digest. `FloatingPointError` names the first that holds a number which is not finite,
     before anything is written; `OSError` where the disk is full."""
-    # two names of one tensor, as of a tied head, become two tensors
+    # two names of one storage, as of a tied head, become two tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     seen: set[int] = set()
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise FloatingPointError(f"{name} holds a number that is not finite, and is not saved")
-        if tensor.data_ptr() in seen:
+        if tensor.untyped_storage().data_ptr() in seen:
             tensors[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
+        seen.add(tensor.untyped_storage().data_ptr())
     metadata = dict(metadata or {})
     metadata[DIGEST] = _digest(tensors, metadata)
     if not isinstance(target, (str, os.PathLike)):
@@ -50,7 +50,7 @@ def load_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name, and what was stored with them
     """Read tensors back. `FileNotFoundError`; `InputError` for a file that is truncated, something else, or no longer what
     was written (files of others, without a digest, are taken as they are)."""
-    name = getattr(source, "name", source)
+    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the file")
     try:
         if isinstance(source, (str, os.PathLike)):
             if not os.path.isfile(source):
@@ -70,6 +70,15 @@ def load_tensors(
     if expected is not None and expected != _digest(tensors, metadata):
         raise InputError(f"{name} is damaged: what it holds is not what was written (its SHA-256 differs)")
     return tensors, metadata
+
+
+def is_finite(
+    tensor: torch.Tensor,  # of any type
+) -> bool:
+    "Whether it holds no infinity and no NaN."
+    if tensor.dtype.itemsize == 1 and tensor.is_floating_point():
+        tensor = tensor.float()  # the types of 8 bits know few operations
+    return bool(tensor.isfinite().all())
 
 
 def _digest(tensors, metadata):

@@ -6,20 +6,23 @@
 __all__ = ['stream_pretokens', 'Tokenizer', 'token_dtype']
 
 # %% ../nbs/02_tokenizer.ipynb #2affdf48
-import codecs, heapq, json, os
+import codecs, heapq, os
 from contextlib import ExitStack
 from itertools import islice
+from operator import index
 from pathlib import Path
+from reprlib import repr as shown
 from threading import Lock
 
 import numpy as np
 from fastcore.basics import patch
 
-from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory, pretokenize, ranges,
-                       replace_pair, special_regex, text_blocks, train_bpe)
+from .bpe import (Helper, KeyIndex, PretokenIndex, find_pretokens, keep_memory,
+                       number_of_helpers, pretokenize, ranges, replace_pair, special_regex,
+                       text_blocks, train_bpe)
 from .corpus import read_text
 from .errors import END_OF_TEXT, InputError
-from .files import atomic_path
+from .files import atomic_path, pretrained_folder, read_json, write_json
 
 # %% ../nbs/02_tokenizer.ipynb #50a8e82b
 def _merge_short(ids, ranks):
@@ -95,56 +98,119 @@ def stream_pretokens(
         start = match.end()
     yield from pretokenize(text[start:])
 
+# %% ../nbs/02_tokenizer.ipynb #a4826f3a
+def _byte_characters():
+    "GPT-2's printable character for each byte."
+    printable = {b for a, z in ("!~", "¡¬", "®ÿ") for b in range(ord(a), ord(z) + 1)}
+    others = iter(range(256, 512))
+    return {b: chr(b if b in printable else next(others)) for b in range(256)}
+
+_CHARACTERS = _byte_characters()
+_BYTES = {character: b for b, character in _CHARACTERS.items()}
+
+
+def _printable(token):
+    return "".join(_CHARACTERS[b] for b in token)
+
+
+def _from_printable(text):
+    "The bytes that printable characters stand for; None if one of them stands for none."
+    if not _BYTES.keys() >= set(text):
+        return None
+    return bytes(_BYTES[c] for c in text)
+
 # %% ../nbs/02_tokenizer.ipynb #3b900d94
 def _ids_of(vocab):
-    "The vocabulary turned around; InputError if an id or a byte is missing."
+    "The vocabulary turned around; InputError if an id is missing, or two have the same bytes."
     if set(vocab) != set(range(len(vocab))):
         raise InputError(f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once")
-    ids = {token: i for i, token in sorted(vocab.items(), reverse=True)}  # of two, the lower
+    ids = {}
+    for i, token in sorted(vocab.items()):
+        if not isinstance(token, bytes) or not token:
+            raise InputError(f"id {i} of the vocabulary is {shown(token)}; "
+                             "expected one byte or more")
+        if ids.setdefault(token, i) != i:
+            raise InputError(f"ids {ids[token]} and {i} of the vocabulary are both "
+                             f"{shown(token)}; a token has one id")
+    return ids
+
+
+def _byte_ids_of(ids):
+    "The ids of the 256 bytes; InputError if one has none."
     missing = [b for b in range(256) if bytes([b]) not in ids]
     if missing:
         raise InputError(f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
                          f"among them {missing[0]}")
-    return ids
+    return [ids[bytes([b])] for b in range(256)]
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04c2
 def _ranks_of_ids(merges, ids):
-    "(left id, right id) -> (rank, id of both together); InputError if the vocabulary lacks one of them."
-    ranks = {}
+    """(left id, right id) -> (rank, id of both together).
+
+    InputError for merges that cannot be done in their order.
+    """
+    for rank, pair in enumerate(merges):
+        if len(pair) != 2 or {type(part) for part in pair} != {bytes}:
+            raise InputError(f"merge {rank} is {shown(pair)}; expected two strings of bytes")
+    made, ranks = {a + b: rank for rank, (a, b) in enumerate(merges)}, {}
     for rank, (a, b) in enumerate(merges):
         if not {a, b, a + b} <= ids.keys():
-            raise InputError(f"merge {rank} joins {a!r} and {b!r}; the vocabulary must have both "
-                             f"and {a + b!r}")
-        ranks.setdefault((ids[a], ids[b]), (rank, ids[a + b]))
+            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}; the vocabulary "
+                             f"must have both and {shown(a + b)}")
+        late = max(made.get(a, -1), made.get(b, -1))
+        if late >= rank:
+            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}, and merge {late} "
+                             "makes one of them; merges must be in the order they were "
+                             "learned in")
+        pair = ids[a], ids[b]
+        if pair in ranks:
+            raise InputError(f"merge {rank} joins {shown(a)} and {shown(b)}, as merge "
+                             f"{ranks[pair][0]} does; each pair can be learned once")
+        ranks[pair] = rank, ids[a + b]
     return ranks
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04c4
+def _check_special_tokens(special_tokens, tokens):
+    "InputError for a special token that looks like another token's printable form."
+    known = {*tokens, *(bytes([b]) for b in range(256))}
+    known |= {token.encode("utf-8") for token in special_tokens}
+    for token in special_tokens:
+        looks_like = _from_printable(token)
+        if looks_like in known and looks_like != token.encode("utf-8"):
+            raise InputError(f"special token {token!r} is how files write the token "
+                             f"{looks_like!r}, and could not be told from it; take another, "
+                             f"such as '<|{token}|>'")
 
 # %% ../nbs/02_tokenizer.ipynb #3b900d95
 class Tokenizer:
     """Byte-level byte-pair encoding: text to token ids and back.
 
-    `decode(encode(text)) == text` for every text that is valid Unicode. InputError where vocabulary
-    and merges do not fit.
+    `decode(encode(text)) == text` for every text that is valid Unicode. InputError where
+    vocabulary, merges and special tokens do not fit.
     """
     def __init__(
         self,
-        vocab,  # dict of id -> bytes; the ids are 0 to len(vocab) - 1
-        merges,  # list of (bytes, bytes) in the order in which they were learned
-        special_tokens=None,  # list of str, each a single token wherever it stands in a text
+        vocab: dict[int, bytes],  # id -> token; the ids are 0 to len(vocab) - 1
+        merges: list[tuple[bytes, bytes]],  # in the order in which they were learned
+        special_tokens: list[str] | None = None,  # each one token wherever it stands in a text
     ):
-        self.vocab, self.merges = dict(vocab), [tuple(pair) for pair in merges]
         special_regex(special_tokens or [])
         self.special_tokens = list(dict.fromkeys(special_tokens or []))
-        ids = _ids_of(self.vocab)
+        ids = _ids_of(vocab)
+        self.vocab = {int(i): token for i, token in vocab.items()}
+        self.merges = [tuple(pair) for pair in merges]
+        _check_special_tokens(self.special_tokens, ids)
         for token in self.special_tokens:
             if token.encode("utf-8") not in ids:
                 ids[token.encode("utf-8")] = len(self.vocab)
                 self.vocab[len(self.vocab)] = token.encode("utf-8")
-        self._byte_ids = [ids[bytes([b])] for b in range(256)]
+        self._byte_ids = _byte_ids_of(ids)
         self._special_ids = {token: ids[token.encode("utf-8")] for token in self.special_tokens}
         self._ranks = _ranks_of_ids(self.merges, ids)
         self._cache, self._arrays, self._lock = {}, None, Lock()
 
-    def __reduce__(self): return Tokenizer, (self.vocab, self.merges, self.special_tokens)
+    def __reduce__(self):
+        return Tokenizer, (self.vocab, self.merges, self.special_tokens)
 
     def __repr__(self):
         return f"Tokenizer({self.vocab_size} tokens, special: {self.special_tokens})"
@@ -219,8 +285,9 @@ def encode(
 @patch
 def _bytes_of(self: Tokenizer, token):
     "The bytes of one id."
-    try: return self.vocab[int(token)]
-    except KeyError:
+    try:
+        return self.vocab[index(token)]
+    except (KeyError, TypeError):
         raise InputError(f"token id {token} is not in the vocabulary; ids are 0 to "
                          f"{len(self.vocab) - 1}") from None
 
@@ -255,117 +322,213 @@ def train(
     num_workers=None,  # processes that count; None takes two, or one on a single core
 ):  # Tokenizer
     "A tokenizer trained on a text: `train_bpe` and a `Tokenizer` around it."
+    # special tokens that cannot be are refused before the work
+    cls({b: bytes([b]) for b in range(256)}, [], special_tokens)
     return cls(*train_bpe(input_path, vocab_size, special_tokens, num_workers), special_tokens)
-
-# %% ../nbs/02_tokenizer.ipynb #a4826f3a
-def _byte_characters():
-    "GPT-2's printable character for each byte."
-    printable = {b for a, z in ("!~", "¡¬", "®ÿ") for b in range(ord(a), ord(z) + 1)}
-    others = iter(range(256, 512))
-    return {b: chr(b if b in printable else next(others)) for b in range(256)}
-
-_CHARACTERS = _byte_characters()
-_BYTES = {character: b for b, character in _CHARACTERS.items()}
-
-
-def _printable(token): return "".join(_CHARACTERS[b] for b in token)
-
-
-def _from_printable(text, where):
-    try: return bytes(_BYTES[c] for c in text)
-    except KeyError as error:
-        raise InputError(f"{where}: {text!r} is no token; {error.args[0]!r} stands for no byte in "
-                         "GPT-2's alphabet") from None
 
 # %% ../nbs/02_tokenizer.ipynb #d3cdae55
 @patch
 def _as_json(self: Tokenizer):
     "The tokenizer in the layout of Hugging Face's tokenizer.json."
     special = {i: token for token, i in self._special_ids.items()}
+    merged = {token for a, b in self.merges for token in (a, b, a + b)}
+    vocab = {}
+    for i, token in sorted(self.vocab.items()):
+        if i in special:
+            vocab[special[i]] = i
+        if i not in special or token in merged:
+            vocab[_printable(token)] = i
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
     plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     added = [dict(id=i, content=token, **plain) for i, token in sorted(special.items())]
-    vocab = {special.get(i) or _printable(token): i for i, token in sorted(self.vocab.items())}
     model = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None,
                  end_of_word_suffix=None, fuse_unk=False, byte_fallback=False, ignore_merges=False,
                  vocab=vocab, merges=[[_printable(a), _printable(b)] for a, b in self.merges])
     return dict(version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None,
                 pre_tokenizer=byte_level, post_processor=None, decoder=byte_level, model=model)
 
-
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d6
 @patch
 def save_pretrained(
     self: Tokenizer,
-    folder,  # made if need be
+    folder: str | os.PathLike,  # made if need be
 ):
     "Write tokenizer.json, which `from_pretrained` opens, and `tokenizers.Tokenizer.from_file`."
-    with atomic_path(Path(folder) / "tokenizer.json") as path:
-        path.write_text(json.dumps(self._as_json(), ensure_ascii=False, indent=1), encoding="utf-8")
+    write_json(Path(folder) / "tokenizer.json", self._as_json())
+
+# %% ../nbs/02_tokenizer.ipynb #886b5f8c
+def _token_bytes(text, where):
+    "The bytes of a token in printable characters; InputError names the file."
+    found = _from_printable(text)
+    if found is None:
+        raise InputError(f"{where}: {shown(text)} is no token; it has a character that stands "
+                         "for no byte in GPT-2's alphabet")
+    return found
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d1
+def _vocab_bytes(vocab, special, where):
+    "Printable vocabulary -> id to bytes. Special tokens (text -> id) stand in it as they are."
+    if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
+        raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers "
+                         "is expected")
+    tokens = {}
+    for text, i in vocab.items():
+        token = text.encode("utf-8") if text in special else _token_bytes(text, where)
+        if tokens.setdefault(i, token) != token:
+            raise InputError(f"{where}: id {shown(i)} is both {shown(tokens[i])} and "
+                             f"{shown(token)}")
+    free = len(vocab)
+    for text, i in special.items():
+        if i != vocab.get(text, free):
+            raise InputError(f"{where}: the added token {shown(text)} has the id {shown(i)}, "
+                             f"and its place in the vocabulary is {shown(vocab.get(text, free))}")
+        if text not in vocab:
+            tokens[i] = text.encode("utf-8")
+            free += 1
+    return tokens
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04c8
+def _merge_bytes(merges, where):
+    "Pairs of printable tokens, with a space between or in a list, as pairs of bytes."
+    if not isinstance(merges, list):
+        raise InputError(f"{where} has no merges: a list of pairs of tokens is expected")
+    pairs = []
+    for rank, pair in enumerate(merges):
+        parts = pair.split(" ") if isinstance(pair, str) else pair
+        if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
+            raise InputError(f"{where}: merge {rank} is {shown(pair)}; expected two tokens")
+        pairs.append(tuple(_token_bytes(part, where) for part in parts))
+    return pairs
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d2
+def _added_ids(added, where):
+    "Text -> id of a tokenizer.json's added tokens."
+    ids = {}
+    for token in added:
+        text, i = token.get("content"), token.get("id")
+        if not isinstance(text, str) or type(i) is not int:
+            raise InputError(f"{where}: an added token has the content {shown(text)} and the "
+                             f"id {shown(i)}; expected a text and a whole number")
+        if ids.setdefault(text, i) != i:
+            raise InputError(f"{where}: the added token {shown(text)} has two ids, "
+                             f"{shown(ids[text])} and {shown(i)}")
+    return ids
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04ca
+_ANY = object()  # a setting that changes no id
+_BYTE_LEVEL = dict(type="ByteLevel", add_prefix_space=_ANY, use_regex=_ANY, trim_offsets=_ANY)
+_FOLLOWED = {  # part of a tokenizer.json -> the settings that may be set, and to what
+    "": dict(version="1.0", added_tokens=_ANY, pre_tokenizer=_ANY, post_processor=_ANY,
+             decoder=_ANY, model=_ANY),
+    "pre_tokenizer": _BYTE_LEVEL | dict(add_prefix_space=False, use_regex=True),
+    "post_processor": _BYTE_LEVEL,
+    "decoder": _BYTE_LEVEL,
+    "model": dict(type="BPE", vocab=_ANY, merges=_ANY, unk_token=_ANY),  # no byte is unknown
+    "added_tokens": dict(id=_ANY, content=_ANY, special=_ANY, normalized=_ANY)}
+
+
+def _refuse_settings(settings, part, where, required=()):
+    "InputError names the first setting that this tokenizer does not follow."
+    if not isinstance(settings, dict):
+        raise InputError(f"{where}: {part} is {shown(settings)}; an object is expected")
+    for name, value in (dict.fromkeys(required) | settings).items():
+        found = f"{where}: {shown(name)} in its {part or 'settings'} is {shown(value)}"
+        if name not in _FOLLOWED[part]:
+            if value:
+                raise InputError(f"{found}; this tokenizer has no such setting")
+        elif _FOLLOWED[part][name] is not _ANY and value != _FOLLOWED[part][name]:
+            raise InputError(f"{found}; this tokenizer follows only {_FOLLOWED[part][name]!r}")
 
 # %% ../nbs/02_tokenizer.ipynb #886b5f8b
-def _read_json(path):
-    "What is in a JSON file, with a sentence if there is none."
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; Tokenizer.save_pretrained writes a tokenizer.json")
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error: raise InputError(f"{path} is no JSON file: {error}") from None
+def _adds_nothing(template):
+    "Whether it is a TemplateProcessing of nothing but the text, as transformers writes it."
+    if not isinstance(template, dict) or template.get("type") != "TemplateProcessing":
+        return False
+    single = template.get("single")
+    if not isinstance(single, list) or len(single) != 1:
+        return False
+    return isinstance(single[0], dict) and list(single[0]) == ["Sequence"]
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d3
+def _refuse_tokenizer(data, where):
+    "InputError names what a tokenizer.json asks for and this tokenizer does not do."
+    _refuse_settings(data, "", where)
+    required = "type", "add_prefix_space"
+    _refuse_settings(data.get("pre_tokenizer"), "pre_tokenizer", where, required)
+    _refuse_settings(data.get("decoder") or {}, "decoder", where)
+    last = data.get("post_processor") or {}
+    if not _adds_nothing(last):
+        _refuse_settings(last, "post_processor", where)
+    _refuse_settings(data.get("model"), "model", where)
+    added = data.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise InputError(f"{where}: added_tokens is {shown(added)}; a list is expected")
+    for token in added:
+        _refuse_settings(token, "added_tokens", where)
+    if len({bool(token.get("normalized")) for token in added}) > 1:
+        raise InputError(f"{where}: 'normalized' is true for some of its added_tokens and "
+                         "false for others; this tokenizer looks for all of them at once")
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d4
+def _made_of(cls, vocab, merges, special_tokens, where):
+    "A tokenizer; InputError names the file that it is made of."
+    try:
+        return cls(vocab, merges, list(special_tokens))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 @patch(cls_method=True)
 def from_pretrained(
     cls: Tokenizer,
-    folder,  # the folder of a tokenizer.json
+    folder: str | os.PathLike,  # of a tokenizer.json; "stories": what comes with lm336
 ):  # Tokenizer
-    "Read what `save_pretrained` wrote. InputError if it is another kind of tokenizer."
-    path = Path(folder) / "tokenizer.json"
-    data = _read_json(path)
-    try:
-        special = {token["content"]: token["id"] for token in data["added_tokens"]}
-        vocab, merges = data["model"]["vocab"], data["model"]["merges"]
-        merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
-        kinds = data["model"]["type"], data["pre_tokenizer"]["type"], data["normalizer"]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is not a byte-level BPE tokenizer in the layout of Hugging Face "
-                         "tokenizers") from None
-    if kinds != ("BPE", "ByteLevel", None):
-        raise InputError(f"{path} is {kinds}; expected byte-level BPE with no normalizer")
-    return cls(_vocab_bytes(vocab, special, path), _merge_bytes(merges, path), list(special))
+    """Read what `save_pretrained` wrote, or another byte-level BPE tokenizer in this layout.
 
-# %% ../nbs/02_tokenizer.ipynb #886b5f8c
-def _vocab_bytes(vocab, special, where):
-    "Printable vocabulary -> id to bytes; special tokens are written as they are."
-    ordinary = {token: i for token, i in vocab.items() if token not in special}
-    tokens = {i: _from_printable(token, where) for token, i in ordinary.items()}
-    return tokens | {i: token.encode("utf-8") for token, i in special.items()}
-
-
-def _merge_bytes(merges, where):
-    return [tuple(_from_printable(token, where) for token in pair) for pair in merges]
+    `FileNotFoundError`; InputError names the setting that this tokenizer does not follow, or
+    what is damaged.
+    """
+    path = pretrained_folder(folder) / "tokenizer.json"
+    data = read_json(path)
+    _refuse_tokenizer(data, path)
+    special = _added_ids(data.get("added_tokens") or [], path)
+    vocab = _vocab_bytes(data["model"].get("vocab"), special, path)
+    return _made_of(cls, vocab, _merge_bytes(data["model"].get("merges"), path), special, path)
 
 # %% ../nbs/02_tokenizer.ipynb #893d60ce
+def _merge_lines(path):
+    "The pairs of a merges.txt. InputError names the line that is wrong."
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected GPT-2's merges.txt")
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start:,}") from None
+    merges = []
+    for number, line in enumerate(lines, 1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = line.split(" ")
+        if len(pair) != 2:
+            raise InputError(f"{path}, line {number}: expected two tokens and a space "
+                             f"between them, found {shown(line)}")
+        merges.append(pair)
+    return merges
+
+# %% ../nbs/02_tokenizer.ipynb #7e1d04d5
 @patch(cls_method=True)
 def from_files(
     cls: Tokenizer,
-    vocab_path,  # JSON: printable token -> id
-    merges_path,  # text: a merge on each line, two printable tokens with a space between
-    special_tokens=(END_OF_TEXT,),  # list of str
+    vocab_path: str | os.PathLike,  # JSON: printable token -> id
+    merges_path: str | os.PathLike,  # text: on each line two printable tokens, a space between
+    special_tokens: tuple[str, ...] = (END_OF_TEXT,),  # new ones get the next ids
 ):  # Tokenizer
-    "Read a vocabulary in GPT-2's format. InputError names the line that is wrong."
-    vocab = _read_json(vocab_path)
-    if not isinstance(vocab, dict):
-        raise InputError(f"{vocab_path} is no vocabulary; expected an object of token: id")
-    if not Path(merges_path).is_file():
-        raise FileNotFoundError(f"{merges_path} does not exist; expected GPT-2's merges.txt")
-    merges = []
-    for number, line in enumerate(Path(merges_path).read_text(encoding="utf-8").split("\n"), 1):
-        if not line or number == 1 and line.startswith("#version"): continue
-        if len(pair := line.split(" ")) != 2:
-            raise InputError(f"{merges_path}, line {number}: expected two tokens with a space between, "
-                             f"found {line!r}")
-        merges.append(pair)
+    "Read a vocabulary in GPT-2's format. `FileNotFoundError`; InputError names what is wrong."
+    vocab, merges = read_json(vocab_path), _merge_lines(merges_path)
+    special_regex(special_tokens)
     special = {token: vocab[token] for token in special_tokens if token in vocab}
     tokens = _vocab_bytes(vocab, special, vocab_path)
-    return cls(tokens, _merge_bytes(merges, merges_path), list(special_tokens))
+    return _made_of(cls, tokens, _merge_bytes(merges, merges_path), special_tokens, vocab_path)
 
 # %% ../nbs/02_tokenizer.ipynb #2a4ca6c0
 def token_dtype(
@@ -575,7 +738,7 @@ def encode_file(
     dtype, total = token_dtype(self.vocab_size), 0
     text_path = Path(text_path)
     size = text_path.stat().st_size if text_path.suffix == ".txt" and text_path.is_file() else None
-    helpers = (num_workers or min(2, os.cpu_count() or 1)) - 1
+    helpers = number_of_helpers(num_workers)
     bar = tqdm(total=size, unit="B", unit_scale=True, delay=1)
     with atomic_path(ids_path) as path, open(path, "wb") as file, bar:
         def watched():

@@ -1,15 +1,50 @@
-"Fixtures that several test files use."
+"What holds for every test: it begins as every other does, in whatever order they come, and leaves the process as it was."
 import os
+import random
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".hypothesis"))   # not wherever pytest is called from
 
 
 @pytest.fixture(scope="session")
 def real_text():
     "A megabyte of real English: the file named by LM336_TEXT, or shared/data/tinyshakespeare.txt beside the checkout."
     path = Path(os.environ.get("LM336_TEXT", ROOT.parent / "shared/data/tinyshakespeare.txt"))
-    if not path.is_file(): pytest.skip("no real text here: set LM336_TEXT to the path of one")
+    if not path.is_file():
+        pytest.skip("no real text here: set LM336_TEXT to the path of one")
     return path
+
+
+WRITTEN_BY_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")   # pytest, torch.compile
+
+
+def environment():
+    return {name: value for name, value in os.environ.items() if name not in WRITTEN_BY_OTHERS}
+
+
+PROCESS = {   # what a test could leave changed for those after it: how it is read
+    "the current folder": os.getcwd,
+    "the environment": environment,
+    "torch's default format": torch.get_default_dtype,
+    "whether torch takes gradients": torch.is_grad_enabled,
+    "the number of torch's threads": torch.get_num_threads,
+    "matplotlib's settings": lambda: dict(matplotlib.rcParams),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks():
+    "The same random numbers for a test wherever it stands, and a process that is afterwards as it was."
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = {what: read() for what, read in PROCESS.items()}
+    yield
+    changed = [what for what, read in PROCESS.items() if read() != before[what]]
+    assert not changed, f"the test has left changed: {', '.join(changed)}"

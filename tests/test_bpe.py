@@ -1,15 +1,21 @@
 "BPE: the reference in its plainest form against ours, on hostile input."
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from unittest import mock
 
 import numpy as np
+import psutil
 import pytest
 import regex
-from hypothesis import Phase, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
-from lm336 import bpe
-from lm336.bpe import (KeyIndex, PRETOKEN_PATTERN, count_pretokens, find_pretokens, learn_merges, pretokenize, special_regex,
+from lm336.bpe import (KeyIndex, PRETOKEN_PATTERN, PretokenCounts, count_pretokens, find_pretokens, learn_merges, pretokenize, special_regex,
                        text_blocks, train_bpe)
 from lm336.errors import END_OF_TEXT, InputError
 
@@ -113,26 +119,42 @@ def test_key_index_is_a_dictionary(keys, bits):
 
 @given(st.lists(hostile, min_size=1, max_size=5), special_sets, st.integers(1, 50))
 @settings(max_examples=150, deadline=None)
-def test_block_sizes_change_nothing(tmp_path_factory, texts, special_tokens, size):
+def test_block_sizes_change_nothing(texts, special_tokens, size):
     text = END_OF_TEXT.join(texts)
-    path = tmp_path_factory.mktemp("count") / "text.txt"
-    path.write_bytes(text.encode())
     expected = Counter(piece.encode() for piece in plain_split(text, special_tokens) if piece not in special_tokens)
-    with mock.patch.object(text_blocks, "__defaults__", ((), size)):
-        assert count_pretokens(path, special_tokens, 1).counter() == expected
+    counts = PretokenCounts()
+    counts.add_blocks(text_blocks([text], special_tokens, size), special_tokens)
+    for token in special_tokens: counts.discard(token.encode())
+    assert counts.counter() == expected
 
 
-@given(st.lists(hostile, min_size=8, max_size=12), special_sets, st.integers(2, 4), st.integers(20, 50))
-@settings(max_examples=8, deadline=None, phases=[Phase.generate])  # to shrink takes minutes
-def test_workers_change_nothing(tmp_path_factory, texts, special_tokens, num_workers, size):
-    text = END_OF_TEXT.join(texts * 20) + " incomprehensibilities of a thunderstorm"
-    path = tmp_path_factory.mktemp("count") / "text.txt"
-    path.write_bytes(text.encode())
-    expected = Counter(piece.encode() for piece in plain_split(text, special_tokens) if piece not in special_tokens)
-    with mock.patch.object(text_blocks, "__defaults__", ((), size)), mock.patch.object(bpe, "_FEW", 1), \
-            mock.patch.object(bpe, "Helper", wraps=bpe.Helper) as helper:
-        assert count_pretokens(path, special_tokens, num_workers).counter() == expected
-        assert helper.call_count == num_workers - 1
+HARD = ["'", "'s", "'ll", "'ve", "S", "l", "a", "é", "中", "🙂", "\u0301", "1", "²", " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u2003", "\x00", "\x85", "!", "<|"]
+
+
+@pytest.fixture(scope="module")
+def long_text(tmp_path_factory):
+    "Enough text for helpers to start: (path, special tokens, the counts of its pre-tokens)."
+    rng, specials = random.Random(0), [END_OF_TEXT, "<|a|>"]
+    part = "".join(rng.choice(HARD + specials) for _ in range(30_000)) + " incomprehensibilities of a thunderstorm " + "x" * 300 + "\n"
+    times = 14_000_000 // len(part.encode())
+    path = tmp_path_factory.mktemp("long") / "text.txt"
+    path.write_bytes(part.encode() * times)
+    pieces = plain_split(part, specials)
+    assert plain_split(part * 2, specials) == pieces * 2
+    return path, specials, Counter({piece.encode(): times * n for piece, n in Counter(pieces).items() if piece not in specials})
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_workers_change_nothing(long_text, num_workers):
+    path, special_tokens, expected = long_text
+    assert count_pretokens(path, special_tokens, num_workers).counter() == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="their size can be chosen on Linux alone")
+def test_pipes_may_be_as_small_as_the_system_wants_them(long_text):
+    path, special_tokens, expected = long_text
+    with mock.patch("fcntl.fcntl", side_effect=PermissionError("this user has no more room for pipes")):
+        assert count_pretokens(path, special_tokens, 2).counter() == expected
 
 
 def test_an_error_late_in_the_text_stops_the_helpers(tmp_path):
@@ -140,10 +162,56 @@ def test_an_error_late_in_the_text_stops_the_helpers(tmp_path):
     with pytest.raises(InputError, match="not UTF-8 at byte 13,200,000"): count_pretokens(tmp_path / "text.txt", (), 2)
 
 
-def test_a_helper_that_dies_is_reported(tmp_path):
-    (tmp_path / "text.txt").write_bytes(b"fine words " * 1_200_000)
-    with mock.patch.object(bpe.sys, "executable", shutil.which("false")):
-        with pytest.raises(RuntimeError, match="has died; num_workers=1"): count_pretokens(tmp_path / "text.txt", (), 2)
+def test_a_helper_that_dies_is_reported(long_text):
+    with mock.patch.object(sys, "executable", shutil.which("false")):
+        with pytest.raises(ChildProcessError, match="has died.*num_workers=1"): count_pretokens(long_text[0], (), 2)
+
+
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_nobody_cannot_do_the_work(long_text, num_workers):
+    with pytest.raises(InputError, match=f"num_workers is {num_workers}"): count_pretokens(long_text[0], (), num_workers)
+
+
+ENDLESS = """
+import lm336.bpe
+def endless(path):
+    while True: yield "a word and another " * 10_000
+lm336.bpe.read_text = endless
+print("begun", flush=True)
+try: lm336.bpe.count_pretokens("a text without end", (), 3)
+except KeyboardInterrupt: print("stopped", flush=True)
+"""
+
+
+def helpers_at_work(work):
+    "The two helpers of a process, once each has computed for a while."
+    while len(helpers := psutil.Process(work.pid).children()) < 2 or any(helper.cpu_times().user < 1 for helper in helpers):
+        assert work.poll() is None
+        time.sleep(0.05)
+    return helpers
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C goes to a group of processes")
+def test_ctrl_c_stops_all_and_says_nothing():
+    work = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert work.stdout.readline() == "begun\n"
+        helpers = helpers_at_work(work)
+        os.killpg(work.pid, signal.SIGINT)
+        assert work.communicate(timeout=100) == ("stopped\n", "")
+    finally:
+        work.kill()
+    assert psutil.wait_procs(helpers, timeout=100)[1] == []
+
+
+def test_helpers_end_when_they_are_left_alone():
+    work = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        helpers = helpers_at_work(work)
+    finally:
+        work.kill()
+    assert work.communicate(timeout=100)[1] == ""  # the helpers hold it open until they end
+    assert psutil.wait_procs(helpers, timeout=100)[1] == []
 
 
 def test_words_that_look_alike_are_different(tmp_path):
@@ -187,6 +255,19 @@ def test_special_tokens_are_boundaries_without_counts(tmp_path):
 def test_refuses_bad_arguments(tmp_path, size, specials, message):
     (tmp_path / "text.txt").write_text("some text")
     with pytest.raises(InputError, match=message): train_bpe(tmp_path / "text.txt", size, specials)
+
+
+@pytest.mark.parametrize("special, message", [("x" * 1001, "1,001 characters; at most 1,000"), ("a\ud800", "half a character"), (5, "no string"), (None, "no string")])
+def test_refuses_impossible_special_tokens(tmp_path, special, message):
+    (tmp_path / "text.txt").write_text("some text")
+    with pytest.raises(InputError, match=message) as error: train_bpe(tmp_path / "text.txt", 300, [special])
+    assert len(str(error.value)) < 200
+
+
+def test_more_may_be_asked_for_than_a_text_can_give(tmp_path):
+    (tmp_path / "text.txt").write_text("ab ab")
+    vocab, merges = train_bpe(tmp_path / "text.txt", 10**13, ["\n", "<|x|>"])
+    assert merges == [(b"a", b"b"), (b" ", b"ab")] and list(vocab.values())[256:] == [b"ab", b" ab", b"<|x|>"]
 
 
 def test_refuses_bad_files(tmp_path):

@@ -1,19 +1,37 @@
 "Documents, splitting, and the story grammar."
-import gzip, hashlib, json, math, os, re, signal, subprocess, sys, time
+
+import gzip
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lm336 import corpus
-from lm336.corpus import (StoryGrammar, corpus_files, iter_documents, read_text, split_text, write_stories)
+from lm336.corpus import (
+    StoryGrammar,
+    corpus_files,
+    iter_documents,
+    read_text,
+    split_text,
+    write_stories,
+)
 from lm336.errors import END_OF_TEXT, InputError
-from lm336.files import atomic_path
 
 
 @pytest.fixture(scope="module")
-def grammar(): return StoryGrammar()
+def grammar():
+    return StoryGrammar()
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +40,31 @@ def stories(grammar):
     return [grammar.sample(rng) for _ in range(4000)]
 
 
-# ------------------------------------------------------------------------------------------------- files
-
-def test_atomic_path_keeps_the_old_file_on_error(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError):
-        with atomic_path(path) as temporary:
-            temporary.write_text("new")
-            raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with atomic_path(path) as temporary: temporary.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+# ---------------------------------------------------------------- files
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = f"from lm336.corpus import write_stories; write_stories({str(path)!r}, 10**10, 0)"
+
+    def written():
+        return sum(
+            file.stat().st_size
+            for file in tmp_path.rglob("*")
+            if file.is_file() and file != path
+        )
+
     with subprocess.Popen([sys.executable, "-c", code]) as writer:
-        while sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000 and writer.poll() is None: time.sleep(0.01)
-        writer.send_signal(signal.SIGKILL)
+        try:
+            end = time.monotonic() + 60
+            while written() < 1_000_000:
+                assert writer.poll() is None and time.monotonic() < end, "nothing was written"
+                time.sleep(0.01)
+        finally:
+            writer.kill()
     assert path.read_text() == "old"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
-def test_a_finished_file_has_the_usual_mode(tmp_path):
-    (tmp_path / "usual").touch()
-    with atomic_path(tmp_path / "ours") as temporary: temporary.touch()
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_documents_of_every_kind_of_file(tmp_path):
@@ -58,48 +72,167 @@ def test_documents_of_every_kind_of_file(tmp_path):
     text = END_OF_TEXT.join(documents)
     (tmp_path / "a.txt").write_bytes(text.encode())
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
-    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": d, "id": 1}) + "\n\n" for d in documents))
+    (tmp_path / "c.jsonl").write_text(
+        "".join(json.dumps({"text": d, "id": 1}) + "\n\n" for d in documents)
+    )
     (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "d.jsonl").write_text("".join(json.dumps({"text": d}, ensure_ascii=False) + "\n" for d in documents), encoding="utf-8")
-    (tmp_path / "readme.md").write_text("not a document")
-    for name in "a.txt", "b.txt.gz", "c.jsonl", "more/d.jsonl": assert list(iter_documents(tmp_path / name)) == documents
-    assert list(iter_documents(tmp_path)) == documents * 4
+    (tmp_path / "more" / "d.jsonl").write_text(
+        "".join(json.dumps({"text": d}, ensure_ascii=False) + "\n" for d in documents),
+        encoding="utf-8",
+    )
+    (tmp_path / "more" / "e.jsonl.gz").write_bytes(
+        gzip.compress((tmp_path / "c.jsonl").read_bytes())
+    )
+    (tmp_path / "more" / "F.TXT").write_bytes(text.encode())
+    (tmp_path / "more" / "g.md").write_bytes(text.encode())
+    (tmp_path / "more" / "h.Txt.GZ").write_bytes(gzip.compress(text.encode()))
+    names = (
+        "a.txt",
+        "b.txt.gz",
+        "c.jsonl",
+        *(f"more/{name}" for name in ("d.jsonl", "e.jsonl.gz", "F.TXT", "g.md", "h.Txt.GZ")),
+    )
+    for name in names:
+        assert list(iter_documents(tmp_path / name)) == documents
+    assert list(iter_documents(tmp_path)) == documents * len(names)
     (tmp_path / "e.jsonl").write_text('{"body": "x", "text": "y"}')
     assert list(iter_documents(tmp_path / "e.jsonl", field="body")) == ["x"]
 
 
-@settings(deadline=None)
-@given(st.text(alphabet="ab-é🙂", max_size=40), st.integers(1, 7), st.sampled_from(["-", "--", "-a-", "🙂é"]))
-def test_documents_do_not_depend_on_where_pieces_are_cut(text, size, separator):
-    pieces = [text[i : i + size] for i in range(0, len(text), size)]
-    assert list(corpus._split(pieces, separator)) == text.split(separator)
+@pytest.mark.parametrize("separator", [END_OF_TEXT, "-", "🙂é"])
+def test_documents_do_not_depend_on_where_pieces_are_cut(tmp_path, separator):
+    "A separator, or a character of several bytes, lies across the end of a megabyte."
+    for begins in range(len(separator.encode()) + 4):
+        first = "a" * ((1 << 20) - begins) + "é"
+        for middle in ("🙂", "", separator[:-1]):
+            (tmp_path / "in.txt").write_text(
+                first + separator + middle + separator + "last", encoding="utf-8"
+            )
+            assert list(iter_documents(tmp_path / "in.txt", separator)) == [
+                part for part in (first, middle, "last") if part
+            ]
 
 
-@pytest.mark.parametrize("name, content, sentence", [
-    ("latin.txt", "Bär".encode("latin-1"), "latin.txt is not UTF-8 at byte 1; save it"),
-    ("cut.txt", "Bär".encode()[:2], "ends in the middle of a UTF-8 character"),
-    ("bad.jsonl", b'{"text": "a"}\n{"body": "b"}\n', 'line 2: expected an object like {"text"'),
-    ("bad.jsonl", b'{"text": 7}', "line 1"),
-    ("bad.jsonl", b"[1]", "line 1"),
-    ("bad.jsonl", b"\xff\xfe", "line 1"),
-    ("no.txt.gz", b"plain text", "not a whole gzip file"),
-    ("cut.txt.gz", gzip.compress(b"plain text" * 1000)[:-9], "not a whole gzip file"),
-])
+PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000)).encode())
+
+
+@pytest.mark.parametrize(
+    "name, content, sentence",
+    [
+        ("latin.txt", "Bär".encode("latin-1"), "latin.txt is not UTF-8 at byte 1; save it"),
+        ("cut.txt", "Bär".encode()[:2], "ends in the middle of a UTF-8 character"),
+        (
+            "bad.jsonl",
+            b'{"text": "a"}\n{"body": "b"}\n',
+            'line 2: expected an object like {"text"',
+        ),
+        ("bad.jsonl", b'{"text": 7}', "line 1"),
+        ("bad.jsonl", b"[1]", "line 1"),
+        ("bad.jsonl", b"\xff\xfe", "line 1"),
+        (
+            "bad.jsonl",
+            b'{"text": "a"}\n{"text": "half \\ud83d here"}',
+            "line 2: half of a surrogate pair",
+        ),
+        (
+            "bad.jsonl",
+            '{"text": "half \ud83d here"}'.encode("utf-8", "surrogatepass"),
+            "line 1",
+        ),
+        (
+            "bad.jsonl",
+            b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+            "line 1: expected",
+        ),
+        ("bad.jsonl", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "line 1: expected"),
+        ("bad.jsonl", b'"text"', "line 1: expected"),
+        ("bad.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"body": "b"}\n'), "line 2: expected"),
+        *(
+            (f"{how}.{kind}.gz", content, "not a whole gzip file")
+            for kind in ("txt", "jsonl", "md")
+            for how, content in (
+                ("no", b"plain text"),
+                ("cut", PACKED[:-9]),
+                ("changed", PACKED[:100] + b"\xff" * 9 + PACKED[109:]),
+                ("more", PACKED + b"more"),
+            )
+        ),
+        *(
+            (name, b"text", "let its name end in .txt")
+            for name in (
+                "all.tar.gz",
+                "all.json",
+                "all.json.gz",
+                "all.csv",
+                "all.txt.zip",
+                "all.txt.part",
+            )
+        ),
+    ],
+)
 def test_bad_files_say_what_is_wrong(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError) as error: list(iter_documents(tmp_path / name))
+    with pytest.raises(InputError) as error:
+        list(iter_documents(tmp_path / name))
     assert sentence in str(error.value) and name in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["in.txt.gz", "in.jsonl.gz", "in.jsonl"])
+def test_damaged_files_are_read_or_refused_in_a_sentence(tmp_path, name):
+    rng, refused = random.Random(336), 0
+    whole = PACKED if name.endswith(".gz") else gzip.decompress(PACKED)[:2000]
+    for _ in range(500):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(data) + 1)
+            piece = rng.choice(
+                [
+                    bytes([rng.randrange(256)]),
+                    b"\xff" * 9,
+                    b"\0" * 20,
+                    b"\\ud83d",
+                    b"[" * 3000,
+                    b"NaN",
+                    b"\n",
+                    b'"',
+                ]
+            )
+            how = rng.randrange(3)
+            if how == 0:
+                data[at : at + len(piece)] = piece
+            elif how == 1:
+                data[at:at] = piece
+            else:
+                del data[at : at + rng.randint(1, 50)]
+        (tmp_path / name).write_bytes(data)
+        try:
+            assert all(
+                isinstance(document, str) for document in iter_documents(tmp_path / name)
+            )
+        except InputError as error:
+            refused += 1
+            assert name in str(error) and "\n" not in str(error)
+    assert refused > 200
+
+
 def test_missing_and_empty_input(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist; give"): list(iter_documents(tmp_path / "none.txt"))
-    with pytest.raises(FileNotFoundError, match="does not exist; give"): corpus_files(tmp_path / "none.txt", tmp_path)
-    with pytest.raises(InputError, match="has no .txt"): list(iter_documents(tmp_path))
+    with pytest.raises(FileNotFoundError, match="does not exist; give"):
+        list(iter_documents(tmp_path / "none.txt"))
+    with pytest.raises(FileNotFoundError, match="does not exist; give"):
+        corpus_files(tmp_path / "none.txt", tmp_path)
+    with pytest.raises(InputError, match="has no .txt"):
+        list(iter_documents(tmp_path))
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(InputError, match="is empty"): split_text(tmp_path / "empty.txt", tmp_path)
-    (tmp_path / "short.txt").write_text("abc")
-    with pytest.raises(InputError, match="too few"): split_text(tmp_path / "short.txt", tmp_path, valid_fraction=0)
-    with pytest.raises(InputError, match="separator is empty"): list(iter_documents(tmp_path / "short.txt", separator=""))
+    with pytest.raises(InputError, match="is empty"):
+        split_text(tmp_path / "empty.txt", tmp_path)
+    (tmp_path / "short.txt").write_text("a")
+    with pytest.raises(InputError, match="cannot be cut off"):
+        split_text(tmp_path / "short.txt", tmp_path)
+    for wrong in (0, 1, -0.1, float("nan")):
+        with pytest.raises(InputError, match="expected a share between 0 and 1"):
+            split_text(tmp_path / "short.txt", tmp_path, wrong)
+    with pytest.raises(InputError, match="separator is empty"):
+        list(iter_documents(tmp_path / "short.txt", separator=""))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.txt", "short.txt"]
 
 
@@ -107,25 +240,258 @@ def test_split_counts_characters(tmp_path):
     text = "äb🙂d" * 400_000
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     train, valid = split_text(tmp_path / "a.txt", tmp_path / "out")
-    assert train.read_text("utf-8") == text[:1_440_000] and valid.read_text("utf-8") == text[1_440_000:]
-    with pytest.raises(InputError, match="overwritten"): split_text(train, tmp_path / "out")
+    assert (
+        train.read_text("utf-8") == text[:1_440_000]
+        and valid.read_text("utf-8") == text[1_440_000:]
+    )
+    with pytest.raises(InputError, match="overwritten"):
+        split_text(train, tmp_path / "out")
 
 
-# ------------------------------------------------------------------------------------------------- the grammar
+# ---------------------------------------------------------------- folders
+
+
+def write(folder, files):
+    "Files from a dict of names and texts."
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8")
+
+
+def test_what_is_hidden_or_of_a_run_is_left_out_and_said(tmp_path, capsys):
+    write(
+        tmp_path / "corpus",
+        {
+            "a.txt": "one",
+            "deep/er/b.md": "two",
+            "book.txt/p1.txt": "three",
+            ".hidden.txt": "no",
+            "._a.txt": "no",
+            ".ipynb_checkpoints/a-checkpoint.txt": "no",
+            "deep/__MACOSX/b.txt": "no",
+            "run/run.json": "{}",
+            "run/report.md": "no",
+            "run/data/valid.txt": "no",
+            "deep/model/config.json": "{}",
+            "deep/model/tokenizer.json": "{}",
+            "deep/model/samples.md": "no",
+            "table.csv": "no",
+            "notes": "no",
+            "a.json": "{}",
+            "text.txt.part": "no",
+            "a.txt.gz": gzip.compress(b"one"),
+        },
+    )
+    assert list(iter_documents(tmp_path / "corpus")) == ["one", "three", "two"]
+    list(iter_documents(tmp_path / "corpus"))
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"{tmp_path / 'corpus'}: read 3; left out 4 hidden, 4 of other kinds, "
+        "2 that a run wrote, 1 unpacked beside it"
+    ]
+    write(tmp_path / "plain", {"a.txt": "one"})
+    assert (
+        list(iter_documents(tmp_path / "plain")) == ["one"] and capsys.readouterr().out == ""
+    )
+
+
+@pytest.mark.parametrize("marks", [["run.json"], ["config.json", "tokenizer.json"]])
+def test_a_run_is_no_text(tmp_path, marks):
+    write(tmp_path, {"samples.md": "no", "data/train.txt": "no", **dict.fromkeys(marks, "{}")})
+    with pytest.raises(
+        InputError, match="is the folder of a run or a model, not a text; give a .txt"
+    ):
+        list(iter_documents(tmp_path))
+
+
+def test_no_file_is_read_twice(tmp_path):
+    write(
+        tmp_path,
+        {
+            "corpus/a.txt": "one",
+            "corpus/b/c.txt": "two",
+            "elsewhere/d.txt": "three",
+            "elsewhere/e/f.txt": "four",
+        },
+    )
+    corpus_folder = tmp_path / "corpus"
+    try:
+        (corpus_folder / "a2.txt").symlink_to("a.txt")
+        (corpus_folder / "hard.txt").hardlink_to(corpus_folder / "a.txt")
+        (corpus_folder / "round").symlink_to(corpus_folder)
+        (corpus_folder / "b" / "up").symlink_to(tmp_path / "corpus" / "b")
+        (corpus_folder / "there").symlink_to(tmp_path / "elsewhere")
+        (corpus_folder / "there again").symlink_to(tmp_path / "elsewhere")
+        (corpus_folder / "nowhere.txt").symlink_to("nowhere")
+        (corpus_folder / "self.txt").symlink_to("self.txt")
+    except OSError:
+        pytest.skip("this system makes no links")
+    assert list(iter_documents(corpus_folder)) == ["one", "two", "three", "four"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    write(tmp_path, {"a.txt": "one"})
+    os.mkfifo(tmp_path / "b.txt")
+    assert list(iter_documents(tmp_path)) == ["one"]
+
+
+def test_the_validation_text_does_not_stand_in_the_training_text(tmp_path):
+    words = np.random.default_rng(0).integers(0, 400, 2400)
+    write(
+        tmp_path / "corpus",
+        {
+            "a.txt": " ".join(map(str, words[:2000])),
+            "z.txt": " ".join(map(str, words[2000:])),
+            ".ipynb_checkpoints/z-checkpoint.txt": " ".join(map(str, words[2000:])),
+        },
+    )
+    train, valid = split_text(tmp_path / "corpus", tmp_path / "corpus/run/data")
+    first = train.read_text()
+    assert (
+        valid.read_text().removesuffix(END_OF_TEXT) == (tmp_path / "corpus/z.txt").read_text()
+    )
+    assert first.removesuffix(END_OF_TEXT) == (tmp_path / "corpus/a.txt").read_text()
+    for again in (
+        "corpus/run/data",
+        "corpus/run2/data",
+        "elsewhere",
+    ):  # the first one was not even finished
+        train, valid = split_text(tmp_path / "corpus", tmp_path / again)
+        assert train.read_text() == first
+    train, valid = split_text(tmp_path / "corpus", tmp_path / "corpus")
+    assert (
+        train.read_text() == first
+        and split_text(tmp_path / "corpus", tmp_path / "last")[0].read_text() == first
+    )
+
+
+def test_your_own_train_txt_is_not_overwritten(tmp_path):
+    write(
+        tmp_path,
+        {
+            "data/train.txt": "my own text, " * 9,
+            "data/valid.txt": "mine",
+            "other.txt": "another text, " * 9,
+        },
+    )
+    for data in ("data", "data/train.txt", "data/valid.txt", "other.txt", "stories:0.01"):
+        with pytest.raises(InputError, match="overwritten"):
+            corpus_files(
+                data if data.startswith("stories") else tmp_path / data, tmp_path / "data"
+            )
+    assert (tmp_path / "data/train.txt").read_text() == "my own text, " * 9
+    (tmp_path / "run.json").write_text("{}")  # the folder of a run, whose texts these are
+    corpus_files(tmp_path / "other.txt", tmp_path / "data")
+    corpus_files("stories:0.01", tmp_path / "data")
+
+
+# ---------------------------------------------------------------- the split
+
+
+@pytest.mark.parametrize("form", ["txt", "jsonl", "folder"])
+@pytest.mark.parametrize("number", [2, 3, 10, 57])
+def test_the_split_falls_between_documents(tmp_path, form, number):
+    documents = [f"Document {n}, {'very ' * (n % 3)}short. 🙂\n" for n in range(number)]
+    if form == "txt":
+        write(tmp_path, {"in.txt": END_OF_TEXT.join(documents) + END_OF_TEXT + "\n"})
+    elif form == "jsonl":
+        write(
+            tmp_path, {"in.jsonl": "".join(json.dumps({"text": d}) + "\n" for d in documents)}
+        )
+    else:
+        write(tmp_path, {f"in.folder/{n:02}.txt": d for n, d in enumerate(documents)})
+    train, valid = split_text(tmp_path / f"in.{form}", tmp_path / "out")
+    first, second = list(iter_documents(train)), list(iter_documents(valid))
+    assert first + second == documents and first and second
+    assert (train.read_bytes() + valid.read_bytes()).decode() == "".join(
+        read_text(tmp_path / f"in.{form}")
+    )
+    sizes = [len(d) + len(END_OF_TEXT) for d in documents]
+    best = min(range(1, number), key=lambda n: abs(sum(sizes[:n]) - 0.9 * sum(sizes)))
+    assert len(first) == best
+
+
+def test_a_short_note_behind_a_long_book_is_no_examination(tmp_path):
+    book = "A line of a long book.\n" * 1000
+    for text in (
+        book + END_OF_TEXT + "The end.",
+        "Title." + END_OF_TEXT + book,
+        book + END_OF_TEXT + "\n" * 1800,
+        END_OF_TEXT + book,
+    ):
+        write(tmp_path, {"in.txt": text})
+        train, valid = split_text(tmp_path / "in.txt", tmp_path / "out")
+        assert (
+            len(train.read_text()) == int(len(text) * 0.9)
+            and train.read_text() + valid.read_text() == text
+        )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text("a\n🙂", max_size=30), min_size=1, max_size=6), st.floats(0.05, 0.95))
+def test_a_separator_is_never_cut(tmp_path_factory, documents, valid_fraction):
+    folder, text = tmp_path_factory.mktemp("split"), END_OF_TEXT.join(documents)
+    write(folder, {"in.txt": text})
+    try:
+        train, valid = (
+            path.read_bytes().decode()
+            for path in split_text(folder / "in.txt", folder / "out", valid_fraction)
+        )
+    except InputError as error:
+        assert "cannot be cut off" in str(error) or "is empty" in str(error)
+        crowded = len(text) < 26 / min(valid_fraction, 1 - valid_fraction)
+        assert crowded or not all(document.strip() for document in documents), (
+            "there was room for both"
+        )
+    else:
+        assert (
+            train + valid == text
+            and train.count(END_OF_TEXT) + valid.count(END_OF_TEXT) == len(documents) - 1
+        )
+
+
+def test_a_pipe_is_a_text_too(tmp_path):
+    if sys.platform == "win32":
+        pytest.skip("no such pipes")
+    text = "".join(f"Line {n}.\n" for n in range(50_000))
+    code = f"from lm336 import split_text; split_text('/dev/stdin', {str(tmp_path / 'out')!r})"
+    subprocess.run([sys.executable, "-c", code], input=text.encode(), check=True, timeout=60)
+    train, valid = (tmp_path / "out" / name for name in ("train.txt", "valid.txt"))
+    assert (
+        train.read_text() == text[: int(len(text) * 0.9)]
+        and train.read_text() + valid.read_text() == text
+    )
+    if os.path.isdir("/proc/self"):  # a file that says it is empty, and is not
+        train, valid = split_text("/proc/self/maps", tmp_path / "proc")
+        assert len(train.read_text()) > 1000
+
+
+# ---------------------------------------------------------------- the grammar
+
 
 def random_grammar(depth):
     "Texts of small grammars, ambiguous ones among them."
     text = st.sampled_from(["a", "b", "ab", "", "{x}", "{y}", "<n>"])
-    if depth == 0: return text
+    if depth == 0:
+        return text
     inner = st.lists(random_grammar(depth - 1), min_size=1, max_size=3)
-    return st.one_of(text, inner.map(lambda ways: "[" + "|".join(ways) + "]"), inner.map("".join))
+    return st.one_of(
+        text, inner.map(lambda ways: "[" + "|".join(ways) + "]"), inner.map("".join)
+    )
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(random_grammar(3), min_size=1, max_size=3))
 def test_against_brute_force(bodies):
-    "Enumerate every derivation: probabilities, entropy, length and ambiguity must be what the enumeration says."
-    grammar = StoryGrammar("[n]\na, b, ba\n\n" + "\n".join(f"# p | x n, y n\n.{body}" for body in bodies))
+    "Probabilities, entropy, length and ambiguity are what an enumeration of derivations says."
+    grammar = StoryGrammar(
+        "[n]\na, b, ba\n\n" + "\n".join(f"# p | x n, y n\n.{body}" for body in bodies)
+    )
     probabilities, number = Counter(), 0
     for plot in grammar.plots:
         for x in range(3):
@@ -134,23 +500,36 @@ def test_against_brute_force(bodies):
                     probabilities[text] += p / 6 / len(grammar.plots)
                     number += 1
     assert math.isclose(sum(probabilities.values()), 1)
-    assert math.isclose(grammar.mean_bytes, sum(p * len(text) for text, p in probabilities.items()))
-    for text, p in probabilities.items(): assert math.isclose(grammar.log2_prob(text), math.log2(p), abs_tol=1e-9)
+    assert math.isclose(
+        grammar.mean_bytes, sum(p * len(text) for text, p in probabilities.items())
+    )
+    for text, p in probabilities.items():
+        assert math.isclose(grammar.log2_prob(text), math.log2(p), abs_tol=1e-9)
     true = -sum(p * math.log2(p) for p in probabilities.values())
     if not grammar.unnamed() and grammar.ambiguous_text() is None:
-        assert number == len(probabilities) and math.isclose(grammar.entropy_bits, true, abs_tol=1e-9)
+        assert number == len(probabilities) and math.isclose(
+            grammar.entropy_bits, true, abs_tol=1e-9
+        )
     assert grammar.entropy_bits >= true - 1e-9
 
 
 def expand(parts, members):
     "Every text of `parts`, with its probability."
-    if not parts: yield "", 1.0; return
+    if not parts:
+        yield "", 1.0
+        return
     part, *rest = parts
-    if isinstance(part, str): heads = [(part, 1.0)]
-    elif isinstance(part, corpus.Mention): heads = [(part.surfaces[members[part.slot]], 1.0)]
-    else: heads = [(text, p / len(part.ways)) for way in part.ways for text, p in expand(way, members)]
+    if isinstance(part, str):
+        heads = [(part, 1.0)]
+    elif isinstance(part, corpus.Mention):
+        heads = [(part.surfaces[members[part.slot]], 1.0)]
+    else:
+        heads = [
+            (text, p / len(part.ways)) for way in part.ways for text, p in expand(way, members)
+        ]
     for head, p in heads:
-        for tail, q in expand(rest, members): yield head + tail, p * q
+        for tail, q in expand(rest, members):
+            yield head + tail, p * q
 
 
 def test_no_text_can_be_told_in_two_ways(grammar):
@@ -161,42 +540,68 @@ def test_retracing_inverts_telling(grammar, stories):
     rng = np.random.default_rng(5)
     for _ in range(1000):
         drawn = []
+
         def draw():
             drawn.append(rng.bit_generator.random_raw())
             return drawn[-1]
-        derivation, = grammar.derivations(grammar.tell(draw))
-        assert [way for way, _ in derivation] == [word % ways for word, (_, ways) in zip(drawn, derivation, strict=True)]
+
+        (derivation,) = grammar.derivations(grammar.tell(draw))
+        assert [way for way, _ in derivation] == [
+            word % ways for word, (_, ways) in zip(drawn, derivation, strict=True)
+        ]
 
 
 def test_a_changed_story_is_impossible(grammar, stories):
     for story in stories[:300]:
         assert grammar.log2_prob(story) > -math.inf
-        for wrong in (story[:-1], story + "x", story[1:], story.replace(".", ";", 1), story + story):
+        for wrong in (
+            story[:-1],
+            story + "x",
+            story[1:],
+            story.replace(".", ";", 1),
+            story + story,
+        ):
             assert grammar.log2_prob(wrong) == -math.inf
 
 
 def test_agreement_is_part_of_the_grammar(grammar, stories):
-    "A name changed in the last sentence that has it, and nowhere else, makes the story impossible."
+    "A name changed in the last sentence that has it, and only there, makes it impossible."
     changed = 0
     for story in stories[:500]:
         plot = grammar.plots[next(grammar.derivations(story))[0][0]]
-        if plot.cast.get("hero") != "child": continue
+        if plot.cast.get("hero") != "child":
+            continue
         name = next(n for n in re.findall(r"[A-Z][a-z]+", story) if n in names(grammar))
-        if story.count(name) < 3: continue
+        if story.count(name) < 3:
+            continue
         at = story.rindex(name)
-        assert grammar.log2_prob(story[:at] + ("Ada" if name != "Ada" else "Zoe") + story[at + len(name):]) == -math.inf
+        assert (
+            grammar.log2_prob(
+                story[:at] + ("Ada" if name != "Ada" else "Zoe") + story[at + len(name) :]
+            )
+            == -math.inf
+        )
         changed += 1
     assert changed > 100
 
 
 def names(grammar):
-    return {surface for plot in grammar.plots for slot, words in enumerate(plot.cast.values()) if words == "child"
-            for part in plot.parts if isinstance(part, corpus.Mention) and part.slot == slot for surface in part.surfaces}
+    return {
+        surface
+        for plot in grammar.plots
+        for slot, words in enumerate(plot.cast.values())
+        if words == "child"
+        for part in plot.parts
+        if isinstance(part, corpus.Mention) and part.slot == slot
+        for surface in part.surfaces
+    }
 
 
 def test_sampled_surprise_and_length_agree_with_the_computed(grammar, stories):
-    for sampled, exact in (([-grammar.log2_prob(s) for s in stories], grammar.entropy_bits),
-                           ([len(s.encode()) for s in stories], grammar.mean_bytes)):
+    for sampled, exact in (
+        ([-grammar.log2_prob(s) for s in stories], grammar.entropy_bits),
+        ([len(s.encode()) for s in stories], grammar.mean_bytes),
+    ):
         assert abs(np.mean(sampled) - exact) < 3 * np.std(sampled) / len(sampled) ** 0.5
 
 
@@ -207,10 +612,22 @@ def test_the_stories_are_rich(grammar, stories):
     assert min(lengths) >= 40 and max(lengths) <= 250
 
 
-@pytest.mark.parametrize("mistake", [
-    r"\b[Aa] [aeiou](?!kulele|niform)", r"\b[Aa]n (?!hon|hour)[^aeiouAEIOU]", r" [.,;!?](?!\.\.)", r"  ", r" \n", r"(?<!\.)\.\.(?!\.)",
-    r"[.!?] [a-z]", r"\w[.,;!?]\w", r"\b(\w+) \1\b", r"[\[\]{}<>|*/_]", r"[^\x00-\x7f]",
-])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        r"\b[Aa] [aeiou](?!kulele|niform)",
+        r"\b[Aa]n (?!hon|hour)[^aeiouAEIOU]",
+        r" [.,;!?](?!\.\.)",
+        r"  ",
+        r" \n",
+        r"(?<!\.)\.\.(?!\.)",
+        r"[.!?] [a-z]",
+        r"\w[.,;!?]\w",
+        r"\b(\w+) \1\b",
+        r"[\[\]{}<>|*/_]",
+        r"[^\x00-\x7f]",
+    ],
+)
 def test_no_slips_of_the_pen(stories, mistake):
     for story in stories:
         text = story.replace("... ", "").replace("hee-haw", "")
@@ -224,30 +641,38 @@ def test_quotation_marks_and_capitals(stories):
             assert re.search(r'[.!?]"?$|^Dear [\w-]+,$|^Your \w+$', paragraph), paragraph
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("", "no plots"),
-    ("hello", "line 1: expected a \\[list\\]"),
-    ("[a]\nx, y\n[a]\nz", "line 3: there is a 'a' already"),
-    ("[a one two]\nx", "line 2: .*expected 2 forms"),
-    ("[a]\nx, x", "line 2: 'x' is in the list already"),
-    ("# p | x b\nhi", "line 1: no list called 'b'"),
-    ("# p\nhi {x}", "line 2: 'x': nobody called 'x'"),
-    ("[a]\nx\n# p | h a\nhi {h.z}", "line 4: 'h.z': there is no form 'z', only name"),
-    ("# p\nhi <b>", "line 2: 'b': no phrase or list"),
-    ("# p\nhi [b|c", r"line 2: a \[ is never closed"),
-    ("# p\nhi ]", "line 2: ']' stands alone"),
-    ("# p\nhi {", "line 2: '{' stands alone"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "no plots"),
+        ("hello", "line 1: expected a \\[list\\]"),
+        ("[a]\nx, y\n[a]\nz", "line 3: there is a 'a' already"),
+        ("[a one two]\nx", "line 2: .*expected 2 forms"),
+        ("[a]\nx, x", "line 2: 'x' is in the list already"),
+        ("# p | x b\nhi", "line 1: no list called 'b'"),
+        ("# p\nhi {x}", "line 2: 'x': nobody called 'x'"),
+        ("[a]\nx\n# p | h a\nhi {h.z}", "line 4: 'h.z': there is no form 'z', only name"),
+        ("# p\nhi <b>", "line 2: 'b': no phrase or list"),
+        ("# p\nhi [b|c", r"line 2: a \[ is never closed"),
+        ("# p\nhi ]", "line 2: ']' stands alone"),
+        ("# p\nhi {", "line 2: '{' stands alone"),
+    ],
+)
 def test_mistakes_in_a_grammar_are_reported_with_their_line(text, sentence):
-    with pytest.raises(InputError, match=sentence): StoryGrammar(text)
+    with pytest.raises(InputError, match=sentence):
+        StoryGrammar(text)
 
 
-# ------------------------------------------------------------------------------------------------- files of stories
+# ---------------------------------------------------------------- files of stories
+
 
 def test_the_same_bytes_everywhere(tmp_path):
     "Changes only with stories.txt: then put the new digest here and in the chapter."
     write_stories(tmp_path / "a.txt", 1_000_000, seed=336)
-    assert hashlib.sha256((tmp_path / "a.txt").read_bytes()).hexdigest() == "a93bccc1a68ce969e04e3fedbcf21e51e0353d0e3f02f4a97df0af5018a89a84"
+    assert (
+        hashlib.sha256((tmp_path / "a.txt").read_bytes()).hexdigest()
+        == "a93bccc1a68ce969e04e3fedbcf21e51e0353d0e3f02f4a97df0af5018a89a84"
+    )
 
 
 def test_a_file_of_stories_is_stories(tmp_path, grammar):
@@ -256,7 +681,8 @@ def test_a_file_of_stories_is_stories(tmp_path, grammar):
     rng = np.random.default_rng(5)
     assert documents == [grammar.sample(rng) for _ in range(number)]
     assert 100_000 <= (tmp_path / "a.txt").stat().st_size < 105_000
-    with pytest.raises(InputError, match="at least 1"): write_stories(tmp_path / "b.txt", 0, seed=5)
+    with pytest.raises(InputError, match="at least 1"):
+        write_stories(tmp_path / "b.txt", 0, seed=5)
     assert not (tmp_path / "b.txt").exists()
 
 
@@ -268,7 +694,10 @@ def test_training_and_validation_share_no_story(tmp_path, grammar):
     assert list(iter_documents(tmp_path / "again.txt"))[: len(held_out) - 3] == held_out[3:]
     surprise = [-grammar.log2_prob(story) for story in held_out]
     assert min(surprise) > 0 and max(surprise) < math.inf
-    assert math.isclose(grammar.file_bits_per_byte(valid), sum(surprise) / sum(len(story) for story in held_out))
+    assert math.isclose(
+        grammar.file_bits_per_byte(valid),
+        sum(surprise) / sum(len(story) for story in held_out),
+    )
 
 
 def test_your_own_text(tmp_path, grammar):
@@ -277,7 +706,8 @@ def test_your_own_text(tmp_path, grammar):
     assert (train.read_text(), valid.read_text()) == ("012345678", "9")
     assert grammar.file_bits_per_byte(train) == math.inf
     (tmp_path / "none.txt").write_text("\n")
-    with pytest.raises(InputError, match="no stories"): grammar.file_bits_per_byte(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="no stories"):
+        grammar.file_bits_per_byte(tmp_path / "none.txt")
 
 
 def test_the_corpus_needs_no_torch():

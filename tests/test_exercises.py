@@ -1,5 +1,5 @@
 """Every exercise of every notebook: complete, its solution passes its check, its stub and its tempting wrong answer do not."""
-import ast, functools, importlib, json, linecache, re
+import ast, functools, importlib, json, linecache, os, re, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,3 +181,15 @@ def test_grade_says_what_is_wrong(capsys):
     assert lines[0] == "· stub: still a stub" and lines[1].startswith("✗ double_: did you square it?") and lines[3] == "✓ right: solved"
     assert lines[2].startswith("✗ crash: NameError: name 'undefined' is not defined, line ")
     assert lines[4] == "✗ double_: this does not hold: def bare(f): assert f(2) == 4"
+
+
+@pytest.mark.parametrize("option, verdict", [("-O", "· anything: not graded, because python -O "), ("-B", "✗ anything: no")])
+def test_without_assertions_nothing_is_graded(option, verdict):
+    "An assertion that Python leaves out would let every answer pass."
+    code = """from lm336.exercises import grade
+def anything(): return 0
+def check(answer): assert answer() == 1, "no"
+grade(check, anything)"""
+    done = subprocess.run([sys.executable, option, "-c", code], cwd=NBS.parent, capture_output=True, text=True, encoding="utf-8",
+                          env=os.environ | {"PYTHONIOENCODING": "utf-8"}, timeout=120, check=True)
+    assert done.stdout.startswith(verdict), done.stdout

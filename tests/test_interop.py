@@ -1,10 +1,14 @@
 "Folders for Hugging Face and for a page: equal logits, ids and texts, and what is refused."
+import hashlib
 import json
-import shutil
+import random
+import subprocess
+import sys
 import unicodedata
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from hypothesis import given, settings
 
 from lm336.attention import reorder_rows
@@ -59,6 +63,7 @@ def test_logits_and_greedy_text_of_hugging_face(tokenizer, tmp_path, shape):
     theirs = LlamaForCausalLM.from_pretrained(tmp_path / "new" / "folder").eval()
     ids = torch.randint(600, (3, 48), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=0)
+    model, theirs = model.double(), theirs.double()      # no two tokens are equally likely but for rounding
     prompt = tokenizer.encode("Once upon a time")
     stop = tokenizer.end_of_text_id
     text = theirs.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False, eos_token_id=stop, pad_token_id=0)[0].tolist()
@@ -113,6 +118,23 @@ def test_a_model_that_would_be_read_wrongly_is_refused(folder, name, value):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {name: value}))
     with pytest.raises(InputError): from_hf(folder)
+
+
+def test_settings_that_are_not_given_are_those_of_a_llama(folder):
+    "With numbers so small that the epsilon inside the root decides."
+    values = json.loads((folder / "config.json").read_text())
+    values = {name: value for name, value in values.items() if name not in ("rms_norm_eps", "rope_theta", "hidden_act", "attention_bias", "mlp_bias", "head_dim")}
+    (folder / "config.json").write_text(json.dumps(values))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = torch.randint(600, (3, 48), generator=torch.Generator().manual_seed(1))
+    model, _ = from_hf(folder)
+    with torch.inference_mode():
+        expected = LlamaForCausalLM.from_pretrained(folder)(ids).logits
+        torch.testing.assert_close(model(ids), expected, atol=1e-4, rtol=0)
+        model.ln_final.eps = model.layers[0].ln1.eps = 1e-5
+        assert (model(ids) - expected).abs().max() > 1e-2, "another epsilon must be seen"
 
 
 @pytest.mark.parametrize("change", [
@@ -176,7 +198,7 @@ def test_a_tokenizer_that_is_too_large(tokenizer, tmp_path):
 def test_the_folder_of_a_page(tokenizer, tmp_path):
     model = make(tie_embeddings=True)
     to_web(model, tokenizer, tmp_path / "page")
-    names = {path.name for path in (tmp_path / "page").iterdir()}
+    names = {path.name for path in (tmp_path / "page").glob("[!.]*")}
     assert names == {"index.html", "page.css", "page.js", "worker.js", "model.js", "sampling.js", "tokenizer.js", "config.json", "tokenizer.json", "model.safetensors"}
     page = Transformer.from_pretrained(tmp_path / "page")
     assert page.config == model.config
@@ -191,3 +213,167 @@ def test_weights_that_float16_cannot_hold(tokenizer, tmp_path, value):
     with torch.no_grad(): model.layers[1].ffn.w2.weight[3, 4] = value
     with pytest.raises(InputError, match="layers.1.ffn.w2.weight has numbers beyond"): to_web(model, tokenizer, tmp_path / "page")
     assert not (tmp_path / "page").exists()
+
+
+# ---- a folder that says more than its tokenizer.json
+
+@pytest.mark.parametrize("file, name, value", [
+    ("tokenizer_config.json", "add_prefix_space", True), ("tokenizer_config.json", "add_bos_token", True), ("tokenizer_config.json", "add_eos_token", True),
+    ("tokenizer_config.json", "pad_token", "[PAD]"), ("special_tokens_map.json", "unk_token", {"content": "<unk>"}), ("tokenizer_config.json", "extra_special_tokens", ["<|b|>"]),
+    ("tokenizer_config.json", "added_tokens_decoder", {"3": {"content": "<|c|>", "special": True}}),
+    ("tokenizer_config.json", "mask_token", {"content": "<|a|>", "lstrip": True})])
+def test_what_other_files_add_to_a_tokenizer_is_refused_by_name(folder, file, name, value):
+    path = folder / file
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(values | {name: value}))
+    word = name if name.startswith("add_") else "lstrip" if name == "mask_token" else json.dumps(value).split('content": "')[-1].split('"')[0].strip('["]')
+    with pytest.raises(InputError) as error: from_hf(folder)
+    assert file in str(error.value) and word in str(error.value)
+
+
+def test_a_folder_that_transformers_saved(tokenizer, folder, tmp_path):
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    LlamaForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert from_hf(tmp_path / "again")[1].vocab == tokenizer.vocab
+
+
+# ---- weights
+
+def test_whole_numbers_are_no_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"model.norm.weight": weights["model.norm.weight"].to(torch.int8)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="model.norm.weight|ln_final.weight is in int8"): from_hf(folder)
+
+
+def test_weights_in_several_formats_lose_nothing(folder):
+    weights = {name: weight.bfloat16() if weight.dim() == 2 else weight for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors")
+    model, _ = from_hf(folder)
+    for name in parameter_shapes(model.config):
+        if name.endswith(("ln1.weight", "ln2.weight", "ln_final.weight")): assert model.state_dict()[name].equal(weights[hf_name(name)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_written(tokenizer, tmp_path, value):
+    model = make()
+    with torch.no_grad(): model.layers[1].ffn.w2.weight[3, 4] = value
+    with pytest.raises(FloatingPointError, match="model.layers.1.mlp.down_proj.weight"): to_hf(model, tokenizer, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- damaged folders
+
+ODD_VALUES = [None, True, False, 0, -1, 1, 3, 2.5, 10**9, 10**30, "", "a", [], {}, [1, 2], {"a": 1}, ["a"], {"rope_type": "linear"}, {"type": None}, "model.safetensors", "../x"]
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, 5, {"model.norm.weight": 1}, {"model.norm.weight": "../other.safetensors"}])
+def test_an_index_that_leads_nowhere(folder, weight_map):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InputError, match="weight_map must say"): from_hf(folder)
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_rotations_that_are_no_object(folder, name):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {name: [1, 2]}))
+    with pytest.raises(InputError, match=r"config.json: the rotations' settings are \[1, 2\]"): from_hf(folder)
+
+
+def test_mutations_of_every_json_file(tokenizer, tmp_path):
+    "A sentence, or the logits that `transformers` gets."
+    whole = tmp_path / "whole"
+    to_hf(make(), tokenizer, whole)
+    plain = json.loads((whole / "config.json").read_text()) | dict(rope_scaling=None, rope_parameters=None)
+    LlamaForCausalLM.from_pretrained(whole).save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    index = json.loads((tmp_path / "shards/model.safetensors.index.json").read_text())
+    files = {"config.json": (whole, plain), "tokenizer_config.json": (whole, json.loads((whole / "tokenizer_config.json").read_text())),
+             "model.safetensors.index.json": (tmp_path / "shards", index)}
+    tokenizer.save_pretrained(tmp_path / "shards")
+    ids, rng, read = torch.randint(600, (1, 20), generator=torch.Generator().manual_seed(1)), random.Random(0), 0
+    for i in range(300):
+        name = rng.choice(["config.json", "config.json", *files])
+        folder, values = files[name]
+        changed = dict(values)
+        if i % 3: changed[rng.choice(list(values))] = rng.choice(ODD_VALUES)
+        else: del changed[rng.choice(list(values))]
+        if name.endswith("index.json") and i % 2: changed = values | {"weight_map": values["weight_map"] | {rng.choice(list(values["weight_map"])): rng.choice(ODD_VALUES)}}
+        text = json.dumps(changed)
+        if i % 10 == 0: text = rng.choice([text[:rng.randrange(len(text))], "[" * 100_000, "[]", "null", '{"a": NaN}'])
+        (folder / name).write_bytes(text.encode("utf-16" if i % 50 == 0 else "utf-8"))
+        try:
+            model, _ = from_hf(folder)
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600, str(error)
+        else:
+            read += 1
+            try:
+                theirs = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
+            except Exception:
+                continue
+            some = ids[:, :model.config.context_length]
+            with torch.inference_mode(): torch.testing.assert_close(model(some), theirs(some).logits, atol=1e-4, rtol=0, msg=f"{name}: {text[:2000]}")
+        finally:
+            (folder / name).write_text(json.dumps(values))
+    assert 20 < read < 280
+
+
+# ---- nothing finished is overwritten
+
+def contents(folder): return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("write", [to_hf, to_web])
+def test_a_run_is_not_overwritten(tokenizer, tmp_path, write):
+    model = make()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"has a \S+ that no export wrote.*ask for it to be overwritten"): write(model, tokenizer, tmp_path)
+    assert contents(tmp_path) == before
+    write(model, tokenizer, tmp_path, overwrite=True)
+    assert contents(tmp_path)["config.json" if write is to_hf else "model.safetensors"] != before["config.json" if write is to_hf else "model.safetensors"]
+
+
+@pytest.mark.parametrize("write", [to_hf, to_web])
+def test_an_export_replaces_its_own_files_and_leaves_others(tokenizer, tmp_path, write):
+    write(make(seed=1), tokenizer, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    old = contents(tmp_path)
+    write(make(seed=2), tokenizer, tmp_path)
+    new = contents(tmp_path)
+    assert new["model.safetensors"] != old["model.safetensors"] and new["notes.txt"] == old["notes.txt"] and new.keys() == old.keys()
+    (tmp_path / "config.json").write_text("changed by hand")
+    new = contents(tmp_path)
+    with pytest.raises(InputError, match="has a config.json"): write(make(seed=3), tokenizer, tmp_path)
+    assert contents(tmp_path) == new
+
+
+def test_a_site_is_not_overwritten(tokenizer, tmp_path):
+    (tmp_path / "index.html").write_text("<h1>My garden</h1>")
+    with pytest.raises(InputError, match="has a index.html that no export wrote"): to_web(make(), tokenizer, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"] and "garden" in (tmp_path / "index.html").read_text()
+
+
+FULL = """
+import resource, sys
+from lm336.interop import to_hf, to_web
+from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer
+model, tokenizer = Transformer.from_pretrained(sys.argv[1]), Tokenizer.from_pretrained(sys.argv[1])
+for write in (to_web, to_hf):
+    for size in (0, 100, 5000, 30_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        try: write(model, tokenizer, sys.argv[2])
+        except OSError as error: assert "\\n" not in str(error) and str(error); print("refused", flush=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on a file's size is Linux's here")
+def test_a_full_disk_changes_nothing(tokenizer, tmp_path):
+    make(seed=1).save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    to_web(make(seed=2), tokenizer, tmp_path / "page")
+    before = contents(tmp_path / "page")
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path / "run", tmp_path / "page"], capture_output=True, text=True)
+    assert done.stdout == "refused\n" * 8, done.stderr
+    assert contents(tmp_path / "page") == before

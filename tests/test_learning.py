@@ -158,6 +158,27 @@ def test_an_overflow_is_left_out_as_pytorch_leaves_it_out(overflow):
     for ours, theirs in zip(*(params + state for params, state in runs)): assert torch.allclose(ours, theirs, rtol=1e-6)
 
 
+@pytest.mark.parametrize("unscale", [True, False], ids=["with unscale_", "without"])
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "loop"])
+def test_the_usual_loop_with_a_scaler_equals_pytorchs(fused, unscale):
+    "scale, step, update, as PyTorch's documentation has it: the gradients that reach the optimizer are scaled, and one overflows."
+    weights = []
+    for optimizer_class in (AdamW, torch.optim.AdamW):
+        p = torch.nn.Parameter(rand(9, dtype=torch.float32))
+        optimizer, scaler = optimizer_class([p], lr=1e-2, weight_decay=0.1, eps=1e-3, fused=fused), torch.amp.GradScaler("cpu", init_scale=512.0)
+        for step in range(8):
+            loss = (p * rand(9, seed=step, dtype=torch.float32)).sum() * (math.inf if step == 3 else 1.0)
+            scaler.scale(loss).backward()
+            if unscale:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        assert scaler.get_scale() == 256.0
+        weights.append(p.detach())
+    assert torch.allclose(*weights, rtol=1e-6)
+
+
 def test_the_loop_leaves_an_overflow_out_too():
     p = torch.nn.Parameter(torch.ones(3))
     optimizer, scaler = AdamW([p], lr=1e-2, fused=False), torch.amp.GradScaler("cpu")

@@ -503,10 +503,26 @@ def test_tokenizers_that_are_damaged(node, tokenizer):
     assert node("encode", "Once upon a time") == tokenizer.encode("Once upon a time"), "it does not go on after an error"
 
 
-def test_vocabularies_with_their_own_order(node):
-    "No special tokens; special tokens that are also plain ones, a merge twice."
+def test_vocabularies_with_their_own_order(node, tmp_path):
+    "No special tokens; special tokens that are also plain ones."
     plain = {i: bytes([255 - i]) for i in range(256)}
-    for vocab, merges, special in ((plain, [], []), (plain | {256: b"ab"}, [(b"a", b"b"), (b"a", b"b")], ["b", "ab", "\n"])):
+    for vocab, merges, special in ((plain, [], []), (plain | {256: b"ab"}, [(b"a", b"b")], ["b", "ab", "\n"])):
         tokenizer = Tokenizer(vocab, merges, special)
         take(node, tokenizer)
         for text in ("abba ab\nb", "ééab", "\0\xff"): assert node("encode", text) == tokenizer.encode(text)
+
+
+SPECIAL_TEXTS = ["|", "||", ".", "\n", " ", " the", "a", "ab", "aba", "<|é|>", "naïve", "中", "🙂", "\0", "\ufeff", "\\", "(*)", "[a-z]+", "/", "^$", "{2}", "-", "x" * 1000,
+       "__proto__", "constructor", "0", "undefined"]
+
+
+@given(st.lists(st.sampled_from(SPECIAL_TEXTS), max_size=5), st.lists(st.sampled_from(SPECIAL_TEXTS) | hostile, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_every_special_token(node, newer, specials, parts):
+    merges = [(b"a", b"b"), (b" ", b"t"), (b"h", b"e"), (b" t", b"he"), (b"ab", b"a")]
+    vocab = {i: bytes([i]) for i in range(256)} | {256 + i: a + b for i, (a, b) in enumerate(merges)}
+    tokenizer = Tokenizer(vocab, merges, specials)
+    take(node, tokenizer)
+    text = "".join(c for c in "".join(parts + specials) if c not in newer)
+    ids = tokenizer.encode(text)
+    assert node("encode", text) == ids and node("decode", ids) == text
