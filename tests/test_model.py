@@ -1,6 +1,7 @@
 "The model's faults and corners: what the chapters 04 to 08 are the wrong place for."
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,6 +166,15 @@ def test_the_model_that_comes_with_the_package(tmp_path, monkeypatch):
     assert stories.config.vocab_size == 4096 and stories.token_embeddings.weight.std() > 0
     make().save_pretrained("stories")                                    # a folder of that name wins
     assert Transformer.from_pretrained("stories").config.vocab_size == SHAPE["vocab_size"]
+
+
+def test_a_context_that_no_memory_holds(saved, monkeypatch):
+    "The weights fit their config.json, but not the tables for so many positions: on a machine of 100 MB."
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=10**8, available=10**8))
+    Transformer.from_pretrained(saved[1])
+    path = saved[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(context_length=2**24)))
+    with pytest.raises(InputError, match="needs 1.6 GB, and there are 0.1: .*context_length"): Transformer.from_pretrained(saved[1])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"vocab_size": 50}', "\xff", "[" * 100_000, '{"vocab_size": NaN}'])
