@@ -21,7 +21,9 @@ def real_text():
     return path
 
 
-WRITTEN_BY_OTHERS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")   # pytest, torch.compile
+WRITTEN_BY_OTHERS = {   # by pytest, torch.compile and CUDA
+    "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "TRITON_CACHE_DIR",
+    "CUDA_MODULE_LOADING"}
 
 
 def environment():

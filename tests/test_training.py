@@ -384,7 +384,7 @@ def test_compiled_training_is_the_same_training(tmp_path):
     "The same losses within rounding, the same names in the checkpoint; and a resumed run is bit-identical to an unbroken one."
     plain, compiled = (small(tmp_path / how, max_steps=6, compile=how) for how in ("off", "on"))
     losses = [[trainer.train_step()[0].item() for _ in range(6)] for trainer in (plain, compiled)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0] == pytest.approx(losses[1], abs=5e-4)
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
     broken, resumed = (small(tmp_path / "broken", max_steps=6, compile="on") for _ in range(2))
     for _ in range(3): broken.train_step()
