@@ -49,7 +49,8 @@ def environment(folder: Path, identity: dict) -> Path:
     subprocess.run([system, "-m", "venv", "--without-pip", folder], check=True)
     mine, theirs = Path(sys.prefix), folder / "lib" / name / "site-packages"
     (theirs / "packages.pth").write_text(f"{mine / 'lib' / name / 'site-packages'}\n", encoding="utf-8")
-    shutil.copytree(mine / "share/jupyter", folder / "share/jupyter", symlinks=True)
+    for settings in ("etc/jupyter", "share/jupyter"):
+        shutil.copytree(mine / settings, folder / settings, symlinks=True)
     return folder / "bin/python"
 
 
