@@ -49,7 +49,7 @@ def check_wheel(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
-    wanted = {f"lm336/stories/{path.name}" for path in (ROOT / "data/demo").iterdir()}
+    wanted = {f"lm336/stories/{path.name}" for path in (ROOT / "data/demo").glob("[!.]*")}
     for kind in ("*.py", "*.txt", "presets/*.json", "web/*"):
         wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "lm336").glob(kind)}
     assert wanted <= names, f"{wheel.name} lacks {sorted(wanted - names)}"
