@@ -150,16 +150,16 @@ def _check_files(folder):
 
     run = read_run(folder)
     check_digests(folder, run, *run["digests"])
-    if run["digests"].pop("model.safetensors", None) is not None:  # it will be written anew
-        write_json(folder / "run.json", run)
 
 
-def _record_weights(folder):
-    "Add the digest of the weights to a run that has ended."
+def _record_weights(folder, ended):
+    "Write down the digest of a run's weights when it has ended; take it out when they will change."
     from lm336.evaluation import read_run
 
     run = read_run(folder)
-    run["digests"]["model.safetensors"] = sha256(folder / "model.safetensors")
+    run["digests"].pop("model.safetensors", None)
+    if ended:
+        run["digests"]["model.safetensors"] = sha256(folder / "model.safetensors")
     write_json(folder / "run.json", run)
 
 
@@ -201,6 +201,8 @@ def _train(folder, device, resume):
 
     if resume:
         say(f"resumed at step {trainer.resume()}")
+        if trainer.rank == 0:
+            _record_weights(folder, ended=False)
     say(
         f"{parameter_count(model_config):,} parameters on {trainer.device.type} "
         f"in {trainer.precision}{', compiled' if trainer.compiled else ''}; "
@@ -242,7 +244,7 @@ def run_preset(
         _train(folder, device, resume)
         if not first:
             return None, []
-        _record_weights(folder)
+        _record_weights(folder, ended=True)
         return evaluate_run(folder, device=device)
 
 # %% ../nbs/19_cli.ipynb #15dd4211
