@@ -67,7 +67,7 @@ def page(chromium, request):
 def test_the_page_of_lm336_web(page, web_page):
     page.goto(web_page[1])
     page.click("#go:enabled")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('400 tokens')")
+    page.wait_for_selector("#status:has-text('400 tokens')")      # its policy lets no string be run as a program
     assert serious(page) == []
 
 
