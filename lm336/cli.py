@@ -397,13 +397,11 @@ def lm336_demo(
     folder = Path(out)
     if (folder / "report.md").exists() and not overwrite:
         return _another_story(out, device)
-    start, megabytes = (
-        time.perf_counter(),
-        min(20, math.ceil(5 * minutes)),
-    )  # of stories: enough for so many minutes
+    start = time.perf_counter()
+    megabytes = min(20, math.ceil(5 * minutes))  # of stories: enough for so many minutes
     if any(folder.glob("**/*.safetensors")) and not overwrite:
-        _refuse_other_run(folder)
-        print(f"going on with the run in {out}", flush=True)
+        planned = _demo_seconds(folder) / 60
+        print(f"going on with the run in {out} and its {planned:.3g} minutes", flush=True)
         score, texts = run_preset(None, folder, resume=True, device=device)
     else:
         around = 20 + 3 * megabytes
@@ -431,8 +429,8 @@ def lm336_demo(
     )
 
 
-def _refuse_other_run(folder):
-    "`InputError` for a run that the demo did not begin: it goes by steps."
+def _demo_seconds(folder):
+    "How long a demo that was begun trains; `InputError` for another run, which goes by steps."
     from lm336.evaluation import read_run
 
     if not any(folder.glob("checkpoints/step_*.safetensors")):
@@ -440,12 +438,14 @@ def _refuse_other_run(folder):
             f"{folder} holds a model and no checkpoint to go on from: "
             "give another --out, or --overwrite"
         )
-    if read_run(folder)["training"].get("train_seconds") is None:
+    seconds = read_run(folder)["training"].get("train_seconds")
+    if seconds is None:
         raise InputError(
             f"{folder} holds another run, not yet ended: "
             f"lm336_pretrain --resume --out {shlex.quote(str(folder))} goes on with it; "
             "give another --out, or --overwrite"
         )
+    return seconds
 
 
 def _another_story(out, device):

@@ -1074,14 +1074,17 @@ def test_a_second_demo_tells_another_story(demo):
 def test_an_interrupted_demo_goes_on(demo, tmp_path):
     folder = shutil.copytree(demo[0], tmp_path / "demo")
     (folder / "report.md").unlink()
-    begun = contents(folder)["run.json"]
+    begun = json.loads((folder / "run.json").read_text())
     out = succeeds("demo", "--out", folder, "--minutes", 7)
     assert (
         "going on with the run" in out
         and "resumed at step" in out
         and (folder / "report.md").exists()
     )
-    assert contents(folder)["run.json"] == begun
+    after = json.loads((folder / "run.json").read_text())
+    for run in (begun, after):
+        del run["digests"]["model.safetensors"]  # it may have had time for a step more
+    assert after == begun
     (folder / "report.md").unlink()
     shutil.rmtree(folder / "checkpoints")
     before = contents(folder)
