@@ -44,7 +44,7 @@ def imports(path):
     "What a notebook imports, and its own module's public names."
     names = {}
     for kind, text in source_cells(path):
-        if kind != "code" or "nbdev_export" in text: continue
+        if kind != "code": continue
         try: nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
         except SyntaxError: continue                             # a magic
         exec(compile(ast.Module(nodes, []), str(path), "exec"), names)
