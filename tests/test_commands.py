@@ -26,19 +26,9 @@ from lm336.files import owned, sha256
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
-from .conftest import ROOT
+from .conftest import MODEL, ROOT, TRAINING, sums
 
-MODEL = dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2)
-TRAINING = dict(
-    max_steps=8,
-    batch_size=4,
-    learning_rate=1e-2,
-    warmup_steps=1,
-    save_interval=4,
-    eval_interval=4,
-    eval_windows=4,
-)
-SUMS = "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a in range(20) for b in range(20))
+SUMS = sums(20)
 
 
 def command(name, *args):
