@@ -978,6 +978,7 @@ def resume(self: Trainer) -> int:
             file.write_text(
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
+        self.model.save_pretrained(self.folder)  # whatever has become of the weights' own file
     return step
 
 # %% ../nbs/12_training.ipynb #0a7484e2

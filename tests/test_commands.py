@@ -386,6 +386,28 @@ def test_a_run_that_has_ended(run):
     assert "had already ended, at step 8" in out and "bits per byte" in out
 
 
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
+    ids=["truncated", "damaged", "empty", "missing"],
+)
+def test_a_run_goes_on_from_its_checkpoints_alone(home, run, spoil, ended):
+    spoil(run / "model.safetensors")
+    (run / "config.json").write_text("{")
+    if not ended:
+        (run / "checkpoints" / "step_00000008.safetensors").unlink()
+    out = succeeds("pretrain", "--resume", "--out", run)
+    assert f"resumed at step {8 if ended else 4}" in out and "bits per byte" in out
+    for name in "model.safetensors", "config.json", "run.json":
+        assert contents(run)[name] == contents(home / "run")[name]
+
+
 def test_a_run_that_was_begun_and_learned_nothing_is_begun_again(home, run):
     shutil.rmtree(run / "checkpoints")
     (run / "model.safetensors").unlink()
