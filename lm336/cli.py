@@ -478,7 +478,7 @@ def lm336_web(
     if (source / "run.json").exists():
         check_digests(source, read_run(source), "tokenizer.json", "model.safetensors")
     model, tokenizer = Transformer.from_pretrained(source), Tokenizer.from_pretrained(source)
-    with owned(folder):
+    with owned(folder, keep_lock=False):
         to_web(model, tokenizer, folder, overwrite)
     print(
         f"the page is in {out}; to see it:\n"

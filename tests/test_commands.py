@@ -520,10 +520,33 @@ def test_a_page_takes_no_place_that_is_taken(home, run, tmp_path):
     assert contents(run) == before
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("my site")
-    assert "index.html" in refuses("web", run, "--out", tmp_path / "site")
+    assert "index.html that no export wrote, and would be replaced: give another" in (
+        said := refuses("web", run, "--out", tmp_path / "site")
+    )
+    assert "--overwrite" in said
     assert (tmp_path / "site" / "index.html").read_text() == "my site"
     succeeds("web", run, "--out", tmp_path / "site", "--overwrite")
     assert (tmp_path / "site" / "index.html").read_text() != "my site"
+
+
+def test_a_page_is_all_that_is_in_its_folder(home, run, tmp_path):
+    succeeds("web", run, "--out", tmp_path / "page")
+    made = {path.name for path in (tmp_path / "page").iterdir()}
+    record = json.loads((tmp_path / "page" / ".lm336-export.json").read_text())
+    assert made == {*record, ".lm336-export.json"} and "index.html" in made
+    succeeds("web", home / "run", "--out", tmp_path / "page")
+    (tmp_path / "page" / "index.html").write_text("mine")
+    refuses("web", run, "--out", tmp_path / "page")
+    assert {path.name for path in (tmp_path / "page").iterdir()} == made
+    with owned(tmp_path / "page"):
+        elsewhere = threading.Thread(
+            target=lambda: said.append(refuses("web", run, "--out", tmp_path / "page"))
+        )
+        said = []
+        elsewhere.start()
+        elsewhere.join()
+        assert "in use by another process" in said[0]
+        assert (tmp_path / "page" / ".lm336.lock").exists(), "it is its owner's"
 
 
 # One owner, and files that belong together

@@ -229,6 +229,47 @@ def test_a_second_thread_is_refused(tmp_path):
     assert len(refused) == 1
 
 
+CONTENDER = """
+import os, sys
+from lm336.errors import InputError
+from lm336.files import owned
+print("ready", flush=True)
+sys.stdin.readline()
+number = 0
+while number < 200:
+    try:
+        with owned(sys.argv[1], keep_lock=False):
+            os.mkdir(os.path.join(sys.argv[1], "mine"))  # fails where another owner is inside
+            os.rmdir(os.path.join(sys.argv[1], "mine"))
+            number += 1
+    except InputError:
+        pass
+"""
+
+
+def test_a_lock_that_is_removed_at_the_end_lets_nobody_in_before(tmp_path):
+    contenders = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in contenders:
+        assert process.stdout.readline() == "ready\n"
+    for process in contenders:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = [process.communicate(timeout=120) for process in contenders]
+    assert [(process.returncode, err) for process, (_, err) in zip(contenders, results)] == [
+        (0, "")
+    ] * 3
+    assert names(tmp_path) == []
+
+
 def test_an_owner_may_own_again_by_any_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with owned("run"), atomic_path("run/a.txt") as unfinished:
