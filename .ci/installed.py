@@ -1,6 +1,6 @@
 """The package as others get it: sdist and wheel built, the sdist installed into an empty environment, tried in an empty folder.
 
-    python .ci/installed.py [--torch torch==2.13.0] [--chapters 06_attention 13_generation]
+    python .ci/installed.py [--torch torch==2.13.0] [--chapters 06_attention 14_generation]
 
 About three minutes, most of them installation; the checkout is only read.
 """
@@ -109,7 +109,7 @@ def commands(programs: Path, folder: Path, chapters: list[str]):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", default="torch==2.13.0", help="as pip would have it")
-    parser.add_argument("--chapters", nargs="*", default=["06_attention", "13_generation"], help="notebooks to run alone")
+    parser.add_argument("--chapters", nargs="*", default=["06_attention", "14_generation"], help="notebooks to run alone")
     args = parser.parse_args()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         source, dist, empty = (Path(folder).resolve() / name for name in ("source", "dist", "empty"))

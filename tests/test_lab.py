@@ -177,13 +177,13 @@ def chapter(name, root):
 
 
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
-    panels = notebook(chapter("15_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336")
+    panels = notebook(chapter("20_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336")
     for name in ("sampler", "bpe", "painter", "rope", "attention", "schedule", "learn"): panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
 
 def test_the_panel_of_the_generation_chapter(notebook, lab):
     "Plain ipywidgets: two sliders, a box, a button, and what the button tells."
-    page = notebook(chapter("13_generation.ipynb", lab[0])).page
+    page = notebook(chapter("14_generation.ipynb", lab[0])).page
     panel = page.locator(".jp-OutputArea .widget-vbox").last
     told = panel.locator(".jupyter-widgets-output-area, .widget-output").first
     press = panel.locator("button", has_text="Tell")
