@@ -32,7 +32,8 @@ from .block import RMSNorm, TransformerBlock
 from .corpus import iter_documents
 from .rope import RotaryEmbedding
 from .tokenizer import Tokenizer
-from .training import Trainer, TrainingConfig
+from .configuration import TrainingConfig
+from .training import Trainer
 from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/19_bug_zoo.ipynb #dbc8f612

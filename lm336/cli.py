@@ -67,7 +67,7 @@ def _refuse_loss(folder, data, overwrite):
 # %% ../nbs/22_cli.ipynb #b05e2c7d
 def _configured(preset, data, overrides):
     "The text, the model's and the training's configuration of a run that begins."
-    from lm336.training import PRESETS, load_preset
+    from lm336.configuration import PRESETS, load_preset
 
     if preset is None:
         raise InputError(
@@ -176,7 +176,8 @@ def _train(folder, device, resume):
     from lm336.dataset import load_tokens
     from lm336.evaluation import entropy_floor
     from lm336.tokenizer import Tokenizer
-    from lm336.training import Trainer, load_preset
+    from lm336.configuration import load_preset
+    from lm336.training import Trainer
     from lm336.transformer import Transformer, parameter_count
 
     start = time.perf_counter()

@@ -31,7 +31,8 @@ from .evaluation import entropy_floor, environment, evaluate
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
-from .training import Trainer, TrainingConfig, read_metrics
+from .configuration import TrainingConfig
+from .training import Trainer, read_metrics
 from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
