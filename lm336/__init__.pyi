@@ -19,11 +19,9 @@ from .bpe import train_bpe as train_bpe
 from .configuration import PRESETS as PRESETS
 from .configuration import TrainingConfig as TrainingConfig
 from .configuration import load_preset as load_preset
-from .corpus import StoryGrammar as StoryGrammar
 from .corpus import iter_documents as iter_documents
 from .corpus import read_text as read_text
 from .corpus import split_text as split_text
-from .corpus import write_stories as write_stories
 from .dataset import batch_at as batch_at
 from .dataset import get_batch as get_batch
 from .dataset import load_tokens as load_tokens
@@ -38,6 +36,8 @@ from .generation import KVCache as KVCache
 from .generation import generate_stream as generate_stream
 from .generation import next_token_probs as next_token_probs
 from .generation import sample as sample
+from .grammar import StoryGrammar as StoryGrammar
+from .grammar import write_stories as write_stories
 from .loss import bits_per_byte as bits_per_byte
 from .loss import cross_entropy as cross_entropy
 from .loss import perplexity as perplexity
