@@ -22,12 +22,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .accounting import environment
 from .block import TransformerBlock, silu
 from .corpus import read_text, stories_size
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
-from .evaluation import entropy_floor, environment, evaluate
+from .evaluation import entropy_floor, evaluate
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
