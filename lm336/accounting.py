@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from . import __version__
 from .transformer import TransformerConfig, parameter_count
 
+
 # %% ../nbs/29_accounting.ipynb #6e747cde
 def flops_by_part(
     config: TransformerConfig,  # the model's shape
