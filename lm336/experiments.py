@@ -28,13 +28,14 @@ from tqdm.auto import tqdm
 
 from .block import TransformerBlock, silu
 from .configuration import TrainingConfig
-from .corpus import read_text, stories_size
+from .corpus import read_text
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
 from .evaluation import entropy_floor, environment, evaluate
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .generation import KVCache
+from .grammar import stories_size
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
 from .training import Trainer, read_metrics

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lm336.configuration import TrainingConfig
-from lm336.corpus import StoryGrammar
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.experiments import (
     DESIGNS,
@@ -26,6 +25,7 @@ from lm336.experiments import (
     share_learned,
     text_digest,
 )
+from lm336.grammar import StoryGrammar
 from lm336.tokenizer import Tokenizer
 from lm336.training import Trainer
 from lm336.transformer import Transformer, TransformerConfig
