@@ -6,9 +6,9 @@ module: `from lm336.widgets import Sampler`. A name is looked up when it is firs
 that the tokenizer alone never imports torch.
 """
 
-__version__ = "0.2.0"
-
 import lazy_loader
+
+__version__ = "0.2.0"
 
 _top_level, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
