@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ import lm336
 from .errors import END_OF_TEXT, InputError
 from .files import LEFTOVER, owned, pretrained_folder, sha256, sync, write_json
 
+# %% ../nbs/22_cli.ipynb #2e50f19a
 if TYPE_CHECKING:
     import torch
 
@@ -104,10 +105,13 @@ def _check_text_stays(
 # %% ../nbs/22_cli.ipynb #02569e5f
 def _check_nothing_is_lost(
     folder: Path,  # of a new run
+    data: str,  # its text
+    overwrite: bool,  # what was learned there before may go
 ):
     "`InputError` where it would take the place of something that is worth keeping."
+    _check_text_stays(folder, data)
     there = _run_files(folder)
-    if not there:
+    if overwrite or not there:
         return
     if not (folder / "run.json").exists():
         raise InputError(
@@ -154,12 +158,14 @@ def _make_run(
     model: "TransformerConfig",
     training: "TrainingConfig",
     tokenizer_folder: str | os.PathLike | None,  # whose tokenizer is taken; None: a new one
+    overwrite: bool,  # a run that is there
     device: "torch.device",  # where it shall be trained
 ):
     "Make a new run's texts, tokenizer, tokens and run.json, and move them in."
     from lm336.dataset import prepare
     from lm336.evaluation import run_digests
 
+    _check_nothing_is_lost(folder, data, overwrite)
     _check_memory(replace(model, vocab_size=1), device)
     with TemporaryDirectory(dir=folder, prefix=LEFTOVER) as temporary:
         new = Path(temporary)
@@ -210,7 +216,7 @@ def _check_texts(
     )
     check_texts(context_length, training=training, validation=validation)
 
-
+# %% ../nbs/22_cli.ipynb #06e31923
 def _move_in(
     new: Path,  # the folder with a new run's files
     folder: Path,  # where they shall be
@@ -248,7 +254,7 @@ def _check_files(
     begun_with = run["digests"].keys() - {"model.safetensors"}
     check_digests(folder, run, *sorted(begun_with))
 
-
+# %% ../nbs/22_cli.ipynb #ef9bfb06
 def _record_weights(
     folder: Path,  # of a run that has ended
 ):
@@ -282,9 +288,10 @@ def _load_trainer(
     from lm336.dataset import load_tokens
     from lm336.evaluation import entropy_floor
     from lm336.tokenizer import Tokenizer
-    from lm336.training import Trainer
+    from lm336.training import Trainer, process_group
     from lm336.transformer import Transformer
 
+    process_group(device)  # here the others wait until the first has made the files
     data, model, training = load_preset(folder / "run.json")
     tokenizer = Tokenizer.from_pretrained(folder)
     train, valid = (
@@ -320,35 +327,43 @@ def _train_and_evaluate(
     return evaluate_run(trainer.folder, device=trainer.device)
 
 # %% ../nbs/22_cli.ipynb #6d34e9cb
+@contextmanager
+def _owned_by_first(
+    folder: Path,  # of a run
+) -> Iterator[bool]:  # whether this process is the run's first
+    "Own a run's folder while the block runs, in the first of its processes."
+    from lm336.training import processes
+
+    rank, _ = processes()
+    with owned(folder) if rank == 0 else nullcontext():
+        yield rank == 0
+
+# %% ../nbs/22_cli.ipynb #c424f9da
 def begin_run(
     preset: str | os.PathLike,  # a name in PRESETS, or the path of a JSON file
     folder: str | os.PathLike,  # the run folder
     data: str | None = None,  # the text, instead of the preset's
-    tokenizer_folder: str | os.PathLike | None = None,  # whose tokenizer is taken; None: a new one
+    tokenizer_folder: str | os.PathLike | None = None,  # with one to take; None: train one
     overwrite: bool = False,  # begin anew where a run is
     device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
     **overrides: Any,  # fields of the preset's model and training, as for `load_preset`
 ) -> "tuple[Evaluation | None, list[str]]":  # as `evaluate_run`; (None, []) but in process 0
-    """Text, tokenizer, tokens, training, evaluation, samples, report: a run, from its beginning.
+    """A run from its beginning: text, tokenizer, tokens, training, evaluation, samples, report.
 
-    `InputError` where something would be lost, or cannot be done; the folder is then as it was."""
+    `InputError` for what cannot be done, and where a run would be lost; nothing is then."""
     from lm336.configuration import load_preset
-    from lm336.training import check_training, pick_device, process_group, processes
+    from lm336.training import check_training, pick_device
 
-    folder, target = Path(folder), pick_device(device)
+    folder = Path(folder)
+    where = pick_device(device)
     presets_data, model, training = load_preset(preset, **overrides)
     data = presets_data if data is None else data
     _check_places(folder, data)
-    check_training(training, target)
-    is_first = processes()[0] == 0
-    with owned(folder) if is_first else nullcontext():
+    check_training(training, where)
+    with _owned_by_first(folder) as is_first:
         if is_first:
-            _check_text_stays(folder, data)
-            if not overwrite:
-                _check_nothing_is_lost(folder)
-            _make_run(folder, data, model, training, tokenizer_folder, target)
-        process_group(target)  # here the others wait
-        return _train_and_evaluate(_load_trainer(folder, target))
+            _make_run(folder, data, model, training, tokenizer_folder, overwrite, where)
+        return _train_and_evaluate(_load_trainer(folder, where))
 
 # %% ../nbs/22_cli.ipynb #789bc92f
 def resume_run(
@@ -357,18 +372,17 @@ def resume_run(
 ) -> "tuple[Evaluation | None, list[str]]":  # as `begin_run`
     """Go on with a run from its newest checkpoint, as it was begun.
 
-    `InputError` for a folder that is no run, or has other files than the run was begun with."""
+    `InputError` for a folder that is no run, or has other files than it was begun with."""
     from lm336.evaluation import read_run
-    from lm336.training import pick_device, process_group, processes
+    from lm336.training import pick_device
 
-    folder, target = Path(folder), pick_device(device)
+    folder = Path(folder)
+    where = pick_device(device)
     read_run(folder)  # before anything is written there, even a lock
-    is_first = processes()[0] == 0
-    with owned(folder) if is_first else nullcontext():
+    with _owned_by_first(folder) as is_first:
         if is_first:
             _check_files(folder)
-        process_group(target)  # here the others wait
-        trainer = _load_trainer(folder, target)
+        trainer = _load_trainer(folder, where)
         step = trainer.resume()
         if is_first:
             print(f"resumed at step {step}", flush=True)
@@ -438,7 +452,7 @@ class PresetFields(TypedDict, total=False):
 def lm336_pretrain(
     *,
     out: str,  # the run folder
-    preset: str | None = None,  # demo_cpu, tinystories_t4, or the path of a JSON file like them
+    preset: str | None = None,  # demo_cpu, tinystories_t4, or a JSON file with their fields
     data: str | None = None,  # stories, stories:300 (megabytes), tinystories or a text's path
     tokenizer: str | None = None,  # folder with a tokenizer.json to take instead of a new one
     resume: bool = False,  # go on from the newest checkpoint, as the run was begun
@@ -477,9 +491,8 @@ def _refuse_changes(
     options: dict[str, Any],  # name -> value; None or False where it was not given
 ):
     "`InputError` for what a run that is resumed cannot take: it has its own."
-    changes = [
-        f"--{name}" for name, value in options.items() if value is not None and value is not False
-    ]
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    changes = [f"--{name}" for name in given]
     if changes:
         raise InputError(
             f"with --resume a run goes on as it was begun: leave out {' and '.join(changes)}"
@@ -506,7 +519,7 @@ def lm336_generate(
     max_new_tokens: int = 400,  # at most this many
     temperature: float = 1.0,  # below 1 safer, above 1 wilder, 0 always the likeliest token
     top_k: int | None = None,  # only the k likeliest tokens
-    top_p: float | None = None,  # only the likeliest tokens that together have this probability
+    top_p: float | None = None,  # only the likeliest that together have this probability
     seed: int | None = None,  # the same seed gives the same text
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
@@ -816,7 +829,7 @@ def _close_output():
 
 # %% ../nbs/22_cli.ipynb #be49127d
 def main(
-    name: str | None = None,  # one of COMMANDS; None: as the program's name or first argument says
+    name: str | None = None,  # one of COMMANDS; None: by the program's name or first argument
     args: list[str] | None = None,  # command-line arguments; None: the program's own
 ):
     """Run a command.

@@ -372,6 +372,7 @@ def test_the_floor_of_a_run_is_in_nats_per_token(tmp_path, monkeypatch):
         (["--tokenizer", "t"], "--tokenizer"),
         (["--preset", "demo_cpu"], "--preset"),
         (["--seed", 3], "--seed"),
+        (["--seed", 0], "--seed"),
         (["--overwrite"], "--overwrite"),
         (["--data", "x", "--tokenizer", "y"], "--data and --tokenizer"),
     ],
