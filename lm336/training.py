@@ -973,9 +973,3 @@ def _report(
     bar.set_postfix(
         loss=f"{loss:.3f}", tok_s=f"{self._speed():,.0f}", **steps, **skipped, refresh=False
     )
-
-# %% ../nbs/12_training.ipynb #be86a515
-#| eval: false
-if __name__ == "__main__":
-    from lm336.cli import main   # python -m lm336.training, torchrun -m lm336.training
-    main("pretrain")
