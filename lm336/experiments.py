@@ -26,13 +26,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .accounting import environment
 from .block import TransformerBlock, silu
 from .configuration import TrainingConfig
 from .corpus import read_text
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
-from .evaluation import entropy_floor, environment, evaluate
+from .evaluation import entropy_floor, evaluate
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .generation import KVCache
 from .grammar import stories_size
