@@ -294,10 +294,8 @@ def _load_trainer(
     process_group(device)  # here the others wait until the first has made the files
     data, model, training = load_preset(folder / "run.json")
     tokenizer = Tokenizer.from_pretrained(folder)
-    train, valid = (
-        load_tokens(folder / "data" / f"{name}.npy", tokenizer.vocab_size)
-        for name in ("train", "valid")
-    )
+    train = load_tokens(folder / "data" / "train.npy", tokenizer.vocab_size)
+    valid = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
     floor = entropy_floor(data, folder / "data" / "valid.txt")
     if floor is not None:
         floor *= math.log(2) * tokenizer.token_lengths[valid].mean()
@@ -309,7 +307,7 @@ def _train_and_evaluate(
     trainer: "Trainer",
 ) -> "tuple[Evaluation | None, list[str]]":  # (None, []) but in the first process
     "Train a run to its end, then score it, let it tell, and write its report."
-    from lm336.evaluation import evaluate_run
+    from lm336.report import evaluate_run
     from lm336.transformer import parameter_count
 
     if trainer.rank == 0:
@@ -348,7 +346,7 @@ def begin_run(
     device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
     **overrides: Any,  # fields of the preset's model and training, as for `load_preset`
 ) -> "tuple[Evaluation | None, list[str]]":  # as `evaluate_run`; (None, []) but in process 0
-    """A run from its beginning: text, tokenizer, tokens, training, evaluation, samples, report.
+    """A new run: text, tokenizer, tokens, training, evaluation, samples, report.
 
     `InputError` for what cannot be done, and where a run would be lost; nothing is then."""
     from lm336.configuration import load_preset
@@ -491,8 +489,10 @@ def _refuse_changes(
     options: dict[str, Any],  # name -> value; None or False where it was not given
 ):
     "`InputError` for what a run that is resumed cannot take: it has its own."
-    given = {name: value for name, value in options.items() if value not in (None, False)}
-    changes = [f"--{name}" for name in given]
+    changes = []
+    for name, value in options.items():
+        if value is not None and value is not False:  # 0 is a value
+            changes.append(f"--{name}")
     if changes:
         raise InputError(
             f"with --resume a run goes on as it was begun: leave out {' and '.join(changes)}"
@@ -504,7 +504,8 @@ def lm336_evaluate(
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
-    from lm336.evaluation import evaluate_run, read_run
+    from lm336.evaluation import read_run
+    from lm336.report import evaluate_run
     from lm336.training import pick_device
 
     read_run(run)
@@ -667,13 +668,12 @@ def lm336_web(
         )
     if (source / "run.json").exists():
         check_digests(source, read_run(source), "tokenizer.json", "model.safetensors")
-    model, tokenizer = Transformer.from_pretrained(source), Tokenizer.from_pretrained(source)
+    model = Transformer.from_pretrained(source)
+    tokenizer = Tokenizer.from_pretrained(source)
     with owned(folder, keep_lock=False):
         to_web(model, tokenizer, folder, overwrite)
-    print(
-        f"the page is in {out}; to see it:\n"
-        f"    python -m http.server --directory {shlex.quote(out)}"
-    )
+    serve = f"python -m http.server --directory {shlex.quote(out)}"
+    print(f"the page is in {out}; to see it:\n    {serve}")
 
 # %% ../nbs/22_cli.ipynb #e35c6e7d
 def lm336_experiment(
