@@ -11,7 +11,8 @@ import torch
 from lm336.files import atomic_path
 from lm336.dataset import load_tokens, prepare
 from lm336.evaluation import entropy_floor, environment
-from lm336.training import Trainer, load_preset
+from lm336.configuration import load_preset
+from lm336.training import Trainer
 from lm336.transformer import Transformer
 from lm336.widgets import watch_learning
 

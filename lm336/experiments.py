@@ -31,7 +31,8 @@ from .evaluation import entropy_floor, environment, evaluate
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
-from .training import Trainer, TrainingConfig, read_metrics
+from .configuration import TrainingConfig
+from .training import Trainer, read_metrics
 from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
@@ -69,9 +70,10 @@ class PostNormBlock(TransformerBlock):
         x,                      # (batch, seq, d_model)
         token_positions=None,   # as for TransformerBlock
         cache=None,             # as for TransformerBlock
+        layer=0,                # as for TransformerBlock
     ):                          # (batch, seq, d_model)
         "Add, then normalise the stream itself."
-        x = self.ln1(x + self.attn(x, token_positions, cache)).to(x.dtype)
+        x = self.ln1(x + self.attn(x, token_positions, cache, layer)).to(x.dtype)
         return self.ln2(x + self.ffn(x)).to(x.dtype)
 
 

@@ -27,7 +27,8 @@ from .errors import InputError
 from .generation import generate_stream, next_token_probs
 from .schedule import cosine_schedule
 from .tokenizer import Tokenizer
-from .training import Trainer, TrainingConfig
+from .configuration import TrainingConfig
+from .training import Trainer
 from .transformer import Transformer
 
 # %% ../nbs/20_widgets.ipynb #057388f9

@@ -14,7 +14,8 @@ from lm336.experiments import (
     SCALES, Variant, byte_entropy, experiments, prepared, read_log, run_experiment, run_variant, share_learned, summary, text_digest,
 )
 from lm336.tokenizer import Tokenizer
-from lm336.training import Trainer, TrainingConfig
+from lm336.configuration import TrainingConfig
+from lm336.training import Trainer
 from lm336.transformer import Transformer, TransformerConfig
 
 from .test_evaluation import surprise_by_brute_force

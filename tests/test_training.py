@@ -10,10 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig, cli, training
+from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig, cli, configuration, training
 from lm336.adamw import AdamW
+from lm336.configuration import load_preset
 from lm336.corpus import StoryGrammar, iter_documents
-from lm336.training import (Objective, counted_flops, load_checkpoint, load_preset, pick_device, pick_precision, read_checkpoint, read_metrics,
+from lm336.training import (Objective, counted_flops, load_checkpoint, pick_device, pick_precision, read_checkpoint, read_metrics,
                              save_checkpoint)
 from lm336.transformer import flops_per_token
 
@@ -790,7 +791,7 @@ def test_numbers_of_numpy_are_numbers():
     assert json.loads(json.dumps(asdict(config)))["max_steps"] == 700 and config.learning_rate == 0.5
 
 
-@pytest.mark.parametrize("name", training.PRESETS)
+@pytest.mark.parametrize("name", configuration.PRESETS)
 def test_every_preset_is_a_file_that_a_copy_of_it_equals(name, tmp_path):
     (tmp_path / "mine.json").write_text((ROOT / "lm336" / "presets" / f"{name}.json").read_text())
     assert load_preset(tmp_path / "mine.json") == load_preset(name)
