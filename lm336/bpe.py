@@ -102,32 +102,27 @@ def count_pretokens(
 def learn_merges(
     words: dict[bytes, int],  # pre-token -> how often
     num_merges: int,  # how many, at most
-) -> list[tuple[bytes, bytes]]:  # in the order in which they are learned
-    """Byte-pair encoding (Sennrich et al. 2016, algorithm 1); fewer merges if no pair is left.
-
-    Of equally frequent pairs the greater is taken.
-    """
+) -> list[tuple[bytes, bytes]]:  # as they are learned; fewer, if no pair is left
+    "Sennrich et al. 2016, algorithm 1; of equally frequent pairs the greater."
     tokens = {word: [bytes([b]) for b in word] for word in words}
     counts = Counter()  # pair -> how often
     words_with = defaultdict(set)  # pair -> the words that have it, or had it
-    for word, count in words.items():
+
+    def count_pairs(word: bytes, sign: int) -> None:
         for pair in pairwise(tokens[word]):
-            counts[pair] += count
+            counts[pair] += sign * words[word]
             words_with[pair].add(word)
+
+    for word in words:
+        count_pairs(word, 1)
     merges = []
-    while counts and len(merges) < num_merges:
-        most = max(counts.values())
+    while len(merges) < num_merges and (most := max(counts.values(), default=0)):
         best = max(pair for pair, count in counts.items() if count == most)
         merges.append(best)
         for word in words_with.pop(best):
-            for pair in pairwise(tokens[word]):
-                counts[pair] -= words[word]
-                if counts[pair] == 0:
-                    del counts[pair]
+            count_pairs(word, -1)
             tokens[word] = replace_pair(tokens[word], best, best[0] + best[1])
-            for pair in pairwise(tokens[word]):
-                counts[pair] += words[word]
-                words_with[pair].add(word)
+            count_pairs(word, 1)
     return merges
 
 # %% ../nbs/01_bpe.ipynb #25f0b001
@@ -140,7 +135,7 @@ def build_vocab(
     encoded = [token.encode("utf-8") for token in dict.fromkeys(special_tokens)]
     return dict(enumerate(tokens + [token for token in encoded if len(token) > 1]))
 
-
+# %% ../nbs/01_bpe.ipynb #25f0b011
 def room_for_merges(
     vocab_size: int,  # how many ids, at most
     special_tokens: Sequence[str],  # checked here

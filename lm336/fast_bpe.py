@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib import import_module
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from subprocess import PIPE, Popen
 from threading import Lock
@@ -33,6 +33,7 @@ from .bpe import build_vocab, room_for_merges, special_regex
 from .corpus import read_text
 from .errors import InputError
 from .files import atomic_path
+from .tokenizer import in_parts
 
 # %% ../nbs/25_fast_bpe.ipynb #0682e7e9
 class _GreatestFirst:
@@ -394,21 +395,18 @@ def text_blocks(
     rest = ""
     waiting = []
     length = 0
-    enough = size
-    for chunk in chunks:
-        for piece in (chunk[i : i + size] for i in range(0, len(chunk), size)):
-            waiting.append(piece)
-            length += len(piece)
-            if length < enough:
-                continue
-            text = "".join([rest, *waiting])
-            cut = _last_safe_cut(text, special_tokens, longest)
-            if cut:
-                yield text[:cut].encode("utf-8")
-            rest = text[cut:]
-            waiting = []
-            length = 0
-            enough = max(size, len(rest))  # without a safe place, wait for as much again
+    for part in in_parts(chunks, size):
+        waiting.append(part)
+        length += len(part)
+        if length < max(size, len(rest)):
+            continue  # without a safe place, the rest waits for as much again
+        text = "".join([rest, *waiting])
+        cut = _last_safe_cut(text, special_tokens, longest)
+        if cut:
+            yield text[:cut].encode("utf-8")
+        rest = text[cut:]
+        waiting = []
+        length = 0
     text = "".join([rest, *waiting])
     if text:
         yield text.encode("utf-8")
@@ -463,7 +461,7 @@ def update(
     numbers = self.index.keys.lookup(first, second, add=True)
     self._add(numbers, other.counts[: keys.count])
 
-
+# %% ../nbs/25_fast_bpe.ipynb #25f02021
 @patch
 def discard(
     self: PretokenCounts,
@@ -624,6 +622,31 @@ def number_of_helpers(
     return num_workers - 1
 
 # %% ../nbs/25_fast_bpe.ipynb #43db69a4
+def _count_together(
+    total: PretokenCounts, blocks: Generator, special_tokens: Sequence[str], num_helpers: int
+) -> None:
+    "Count blocks here and in helpers; whoever has done one takes the next."
+    # loads slowly: for large texts alone
+    from concurrent.futures import ThreadPoolExecutor
+
+    lock = Lock()
+
+    def next_block() -> bytes | None:
+        with lock:
+            return next(blocks, None)
+
+    work = (_count_in_helper, next_block, special_tokens)
+    with ThreadPoolExecutor(num_helpers) as pool:
+        tasks = [pool.submit(*work) for _ in range(num_helpers)]
+        try:
+            total.add_blocks(iter(next_block, None), special_tokens)
+        finally:
+            with lock:  # after an error or Ctrl-C the others find no more blocks
+                blocks.close()
+    for task in tasks:
+        total.update(task.result())
+
+# %% ../nbs/25_fast_bpe.ipynb #25f02022
 _BLOCKS_BEFORE_HELPERS = 32  # about 8 MB: counted before another process would have started
 
 
@@ -636,30 +659,13 @@ def fast_count_pretokens(
     num_helpers = number_of_helpers(num_workers)
     blocks = text_blocks(read_text(path), special_tokens)
     total = PretokenCounts()
-    lock = Lock()
-
-    def next_block() -> bytes | None:
-        with lock:
-            return next(blocks, None)
-
     keep_freed_memory()
     total.add_blocks(islice(blocks, _BLOCKS_BEFORE_HELPERS), special_tokens)
-    if num_helpers and (block := next_block()):
-        # loads slowly: for large texts alone
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(num_helpers) as pool:
-            tasks = [
-                pool.submit(_count_in_helper, next_block, special_tokens)
-                for _ in range(num_helpers)
-            ]
-            try:
-                total.add_blocks(chain([block], iter(next_block, None)), special_tokens)
-            finally:
-                with lock:  # after an error or Ctrl-C the others find no more blocks
-                    blocks.close()
-        for task in tasks:
-            total.update(task.result())
+    one_more = next(blocks, None)
+    if one_more is not None:
+        total.add_blocks([one_more], special_tokens)
+        if num_helpers:
+            _count_together(total, blocks, special_tokens, num_helpers)
     total.add_blocks(blocks, special_tokens)
     for token in special_tokens:
         total.discard(token.encode("utf-8"))
@@ -667,9 +673,6 @@ def fast_count_pretokens(
     return total
 
 # %% ../nbs/25_fast_bpe.ipynb #91c1f6a2
-_HeapEntry = tuple[int, _GreatestFirst, int, int, np.ndarray]
-
-
 class MergeLearner:
     """Byte-pair encoding on the array of all distinct words.
 
@@ -698,7 +701,7 @@ class MergeLearner:
             self.min_count = int(-np.partition(-counts, num_merges)[num_merges])
         self.place_type = np.int32 if len(self.symbols) < 1 << 31 else np.int64
         # (-upper bound, order among equals, left, right, places)
-        self.heap: list[_HeapEntry] = []
+        self.heap: list[tuple[int, _GreatestFirst, int, int, np.ndarray]] = []
         self.heap_is_filled = False
 
     if TYPE_CHECKING:
@@ -724,6 +727,7 @@ class MergeLearner:
         def _push_all_pairs(self) -> None: ...
         def _most_frequent(self) -> tuple[int, int, np.ndarray] | None: ...
         def _merge(self, a: int, b: int, places: np.ndarray) -> None: ...
+        def _push_neighbours(self, new: int, size: int, places: np.ndarray) -> None: ...
         def learn(self) -> "MergeLearner": ...
 
 # %% ../nbs/25_fast_bpe.ipynb #0504e2b4
@@ -871,7 +875,7 @@ def _every_other(places: np.ndarray, step: int) -> np.ndarray:
 # %% ../nbs/25_fast_bpe.ipynb #5dde5bcd
 @patch
 def _merge(self: MergeLearner, a: int, b: int, places: np.ndarray) -> None:
-    "Replace the pair at these places and push the pairs that come into being."
+    "Replace the pair at these places, and push the pairs that come into being."
     new = len(self.vocab)
     size_a = int(self.sizes[a])
     size = size_a + int(self.sizes[b])
@@ -881,14 +885,19 @@ def _merge(self: MergeLearner, a: int, b: int, places: np.ndarray) -> None:
     if a == b:
         places = _every_other(places, size_a)
     self.replaced.append(int(self.counts.take(places).sum(dtype=np.int64)))
-    symbols = self.symbols
-    symbols[places + (size_a - 1)] = -1
-    symbols[places + size_a] = -1
-    symbols[places + (size - 1)] = -2 - new
-    symbols[places] = new
-    before = symbols.take(places - 1)
+    self.symbols[places + (size_a - 1)] = -1
+    self.symbols[places + size_a] = -1
+    self.symbols[places + (size - 1)] = -2 - new
+    self.symbols[places] = new
+    self._push_neighbours(new, size, places)
+
+# %% ../nbs/25_fast_bpe.ipynb #25f02024
+@patch
+def _push_neighbours(self: MergeLearner, new: int, size: int, places: np.ndarray) -> None:
+    "Push the pairs that came into being with a new symbol of this size."
+    before = self.symbols.take(places - 1)
     before = np.maximum(before, -2 - before)  # as it stands at its first byte
-    after = symbols.take(places + size)
+    after = self.symbols.take(places + size)
     right = np.flatnonzero(after >= 0)
     left = np.flatnonzero((before >= 0) & (before != new))  # (new, new) is on the right
     before, after = before.take(left), after.take(right)
@@ -952,8 +961,7 @@ def encode_long_pretoken(
     "What `encode_pretoken` returns, in n log n steps."
     tokens = [bytes([b]) for b in pretoken]
     end = len(tokens)
-    before = list(range(-1, end - 1))
-    after = list(range(1, end + 1))
+    before, after = list(range(-1, end - 1)), list(range(1, end + 1))
     pairs = enumerate(pairwise(tokens))
     heap = [(ranks[pair], i, *pair) for i, pair in pairs if pair in ranks]
     heapq.heapify(heap)
@@ -962,8 +970,7 @@ def encode_long_pretoken(
         j = after[i]
         if tokens[i] != a or j == end or tokens[j] != b:
             continue  # one of them has merged since
-        tokens[i] = a + b
-        tokens[j] = b""
+        tokens[i], tokens[j] = a + b, b""
         after[i] = after[j]
         if after[j] < end:
             before[after[j]] = i
@@ -1038,6 +1045,9 @@ class ArrayEncoder:
             self, rows: np.ndarray, ranks: np.ndarray
         ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
         def _ids_of_word(self, word: bytes) -> list[int]: ...
+        def _merge_by_width(
+            self, words: list[bytes], widths: np.ndarray
+        ) -> Iterator[tuple[np.ndarray, np.ndarray]]: ...
         def _merge_words(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]: ...
         def _fresh_rows(
             self, words: list[bytes], which: np.ndarray, width: int
@@ -1063,11 +1073,8 @@ def _merge_rows(
     self: ArrayEncoder,
     rows: np.ndarray,  # ids (n, width), width > 1
     ranks: np.ndarray,  # of the pairs of neighbours (n, width - 1)
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """In each row, merge the first pair of the lowest rank; rows without one are left out.
-
-    (which rows have been merged (m,), these rows (m, width - 1), their ranks (m, width - 2))
-    """
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # which (m,), rows and ranks: one narrower
+    "In each row, merge the first pair of the lowest rank; rows without one are left out."
     column, last = ranks.argmin(1), ranks.shape[1] - 1
     lowest = ranks[np.arange(len(rows)), column]
     merged = np.flatnonzero(lowest < len(self.merged_ids))
@@ -1096,7 +1103,30 @@ def _ids_of_word(self: ArrayEncoder, word: bytes) -> list[int]:
         return [self.token_ids[word]]
     return [self.token_ids[token] for token in encode_long_pretoken(word, self.ranks)]
 
+# %% ../nbs/25_fast_bpe.ipynb #25f02025
+@patch
+def _merge_by_width(
+    self: ArrayEncoder, words: list[bytes], widths: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    "(which words are finished, their rows of ids), from the widest words to width one."
+    widest = max(int(widths.max()), 1)
+    who = np.zeros(0, np.int64)
+    rows = np.zeros((0, widest), np.int32)
+    ranks = np.zeros((0, widest - 1), np.int32)
+    for width in range(widest, 1, -1):
+        which = np.flatnonzero(widths == width)
+        fresh, fresh_ranks = self._fresh_rows(words, which, width)
+        who = np.append(who, which)
+        rows = np.concatenate([rows, fresh])
+        merged, narrower, ranks = self._merge_rows(rows, np.concatenate([ranks, fresh_ranks]))
+        done = np.delete(np.arange(len(rows)), merged)
+        yield who[done], rows[done]
+        who, rows = who[merged], narrower
+    yield who, rows
+    which = np.flatnonzero(widths == 1)
+    yield which, self._fresh_rows(words, which, 1)[0]
 
+# %% ../nbs/25_fast_bpe.ipynb #25f02026
 @patch
 def _merge_words(
     self: ArrayEncoder,
@@ -1109,22 +1139,8 @@ def _merge_words(
         if len(word) > _WIDEST or word in self.special_words:
             finished.append((np.array([i]), np.array([self._ids_of_word(word)])))
             widths[i] = 0
-    widest = max(int(widths.max()), 1)
-    who = np.zeros(0, np.int64)
-    rows = np.zeros((0, widest), np.int32)
-    ranks = np.zeros((0, widest - 1), np.int32)
-    for width in range(widest, 1, -1):
-        which = np.flatnonzero(widths == width)
-        fresh, fresh_ranks = self._fresh_rows(words, which, width)
-        who = np.append(who, which)
-        rows = np.concatenate([rows, fresh])
-        merged, narrower, ranks = self._merge_rows(rows, np.concatenate([ranks, fresh_ranks]))
-        done = np.delete(np.arange(len(rows)), merged)
-        finished.append((who[done], rows[done]))
-        who, rows = who[merged], narrower
-    which = np.flatnonzero(widths == 1)
-    single, _ = self._fresh_rows(words, which, 1)
-    return self._in_order([*finished, (who, rows), (which, single)], len(words))
+    finished += self._merge_by_width(words, widths)
+    return self._in_order(finished, len(words))
 
 # %% ../nbs/25_fast_bpe.ipynb #0da84388
 @patch
@@ -1136,7 +1152,7 @@ def _fresh_rows(
     array = np.frombuffer(joined, np.uint8).reshape(-1, width)
     return self.byte_ids[array], self.byte_ranks[array[:, :-1], array[:, 1:]]
 
-
+# %% ../nbs/25_fast_bpe.ipynb #25f02027
 @patch
 def _in_order(
     self: ArrayEncoder, finished: list[tuple[np.ndarray, np.ndarray]], number: int
@@ -1214,7 +1230,7 @@ def _encode_groups(
     for blocks in groups:
         yield encoder.encode_together(blocks)
 
-
+# %% ../nbs/25_fast_bpe.ipynb #25f02028
 @patch
 def _encode_with_helpers(
     self: ArrayEncoder, num_helpers: int, blocks: Iterator[bytes]
@@ -1244,6 +1260,23 @@ def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:
     header = dict(descr=description, fortran_order=False, shape=(length,))
     np.lib.format.write_array_header_1_0(file, header)
 
+# %% ../nbs/25_fast_bpe.ipynb #25f02029
+def _progress_bar(text_path: Path) -> Any:
+    "A bar for the bytes of a text; of a packed text or a folder their number is not known."
+    from tqdm.auto import tqdm  # a twentieth of a second, for those who see the bar alone
+
+    size = None
+    if text_path.suffix == ".txt" and text_path.is_file():
+        size = text_path.stat().st_size
+    return tqdm(total=size, unit="B", unit_scale=True, delay=1)
+
+
+def _watched(chunks: Iterable[str], bar: Any) -> Iterator[str]:
+    "The chunks as they are, while the bar moves on."
+    for chunk in chunks:
+        yield chunk
+        bar.update(len(chunk) if chunk.isascii() else len(chunk.encode("utf-8")))
+
 # %% ../nbs/25_fast_bpe.ipynb #14fdd763
 @patch
 def encode_file(
@@ -1253,24 +1286,13 @@ def encode_file(
     num_workers: int | None = None,  # processes; None takes two, or one on a single core
 ) -> int:
     "Encode a text to a file of ids, whole or not at all. Returns the number of tokens."
-    from tqdm.auto import tqdm  # a twentieth of a second, for those who see the bar alone
-
-    text_path = Path(text_path)
-    size = None
-    if text_path.suffix == ".txt" and text_path.is_file():
-        size = text_path.stat().st_size
     num_helpers = number_of_helpers(num_workers)
     total = 0
-    bar = tqdm(total=size, unit="B", unit_scale=True, delay=1)
+    bar = _progress_bar(Path(text_path))
     with atomic_path(ids_path) as path, open(path, "wb") as file, bar:
-
-        def watched() -> Iterator[str]:
-            for chunk in read_text(text_path):
-                yield chunk
-                bar.update(len(chunk) if chunk.isascii() else len(chunk.encode("utf-8")))
-
         _write_header(file, self.dtype, 0)
-        blocks = text_blocks(watched(), self.special_tokens)
+        chunks = _watched(read_text(text_path), bar)
+        blocks = text_blocks(chunks, self.special_tokens)
         for ids in self._encode_with_helpers(num_helpers, blocks):
             file.write(ids.data)
             total += len(ids)
