@@ -1,18 +1,17 @@
 """A Transformer language model built from nothing but tensor arithmetic.
 
-Every public name of every module is here: `from lm336 import Transformer, Tokenizer`. Only the bug zoo's stay in
-`lm336.bug_zoo`, where nobody takes its helpers for ours. A name is looked up when it is first asked for, so that
-the tokenizer alone never imports torch. A module's name is the module: `lm336.experiments` too, whose function
-of that name is `lm336.experiments.experiments`.
+Every public name of every module is here: `from lm336 import Transformer, Tokenizer`. Only the bug
+zoo's stay in `lm336.bug_zoo`, where nobody takes its helpers for ours. A name is looked up when it
+is first asked for, so that the tokenizer alone never imports torch. A module's name is the module.
 """
-
-__version__ = "0.1.0"
 
 import ast
 import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+
+__version__ = "0.1.0"
 
 
 @cache
@@ -29,15 +28,22 @@ def _modules() -> dict[str, list[str]]:
 def _homes() -> dict[str, str]:
     "Each name that is found here, and the module that defines it."
     modules = _modules()
-    shown = {name: module for module, names in modules.items() if module != "bug_zoo" for name in names}
-    return {name: module for name, module in shown.items() if name not in modules}
+    homes = {}
+    for module, names in modules.items():
+        if module != "bug_zoo":
+            homes |= dict.fromkeys(names, module)
+    return {name: module for name, module in homes.items() if name not in modules}
 
 
 def _with_methods_for(name: str) -> set[str]:
     "The modules that add methods to a class by `patch`, by the index that nbdev keeps."
     from ._modidx import d
 
-    return {module for module, symbols in d["syms"].items() if any(s.startswith(f"{module}.{name}.") for s in symbols)}
+    return {
+        module
+        for module, symbols in d["syms"].items()
+        if any(symbol.startswith(f"{module}.{name}.") for symbol in symbols)
+    }
 
 
 def __getattr__(name: str):

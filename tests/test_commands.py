@@ -21,9 +21,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lm336.cli import COMMANDS, main
-from lm336.corpus import StoryGrammar, iter_documents
+from lm336.corpus import iter_documents
 from lm336.evaluation import token_losses
 from lm336.files import owned, sha256
+from lm336.grammar import StoryGrammar
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
@@ -326,7 +327,7 @@ def test_a_larger_model_than_its_tokenizer_draws_only_tokens(home, tmp_path):
 def test_a_run_goes_on_where_the_automatic_precision_is_another(home, run, monkeypatch):
     (run / "checkpoints" / "step_00000008.safetensors").unlink()
     monkeypatch.setattr(
-        "lm336.training.matmul_speed", lambda *args: 1e9
+        "lm336.accounting.matmul_speed", lambda *args: 1e9
     )  # in float16, it takes a CPU a minute
     for precision in ("float16", "bfloat16", "float32"):
         copy = shutil.copytree(run, run.with_name(precision))

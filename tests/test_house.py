@@ -37,6 +37,8 @@ ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]
 # offers it: (module, the later one that it reaches) -> why.
 DOORS: dict[tuple[str, str], str] = {
     ("tokenizer", "fast_bpe"): "training, long words, long texts and files",
+    ("corpus", "grammar"): "`corpus_files` writes the built-in stories",
+    ("evaluation", "grammar"): "`entropy_floor` is known for the built-in stories",
 }
 
 WIDTH = 95  # columns of a line
