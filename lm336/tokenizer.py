@@ -13,7 +13,6 @@ from functools import cached_property
 from operator import index
 from pathlib import Path
 from re import Pattern
-from reprlib import repr as shown
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,10 +21,18 @@ from fastcore.basics import patch, patch_to
 from .bpe import encode_pretoken, pretokenize, special_regex
 from .errors import END_OF_TEXT, InputError
 from .files import pretrained_folder, read_json, write_json
-from .tokenizer_json import check_special_tokens, from_json, read_gpt2_files, to_json
+from lm336.tokenizer_json import (
+    from_json,
+    ids_of_tokens,
+    ranks_of_merges,
+    read_gpt2_files,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from lm336.fast_bpe import ArrayEncoder
+
+    _Path = str | os.PathLike
 
 # %% ../nbs/02_tokenizer.ipynb #34ca5854
 def _first_undecided(text: str, start: int, beginnings: set[str], longest: int) -> int:
@@ -99,70 +106,6 @@ def stream_pretokens(
         length = 0
     yield from split_pretokens("".join([rest, *waiting]), specials)
 
-# %% ../nbs/02_tokenizer.ipynb #3b900d94
-def _ids_of(vocab: dict[int, bytes]) -> dict[bytes, int]:
-    "token -> id; InputError if an id is missing, or two ids have the same bytes."
-    if set(vocab) != set(range(len(vocab))):
-        raise InputError(
-            f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once"
-        )
-    ids = {}
-    for i, token in sorted(vocab.items()):
-        if not isinstance(token, bytes) or not token:
-            raise InputError(
-                f"id {i} of the vocabulary is {shown(token)}; expected one byte or more"
-            )
-        if ids.setdefault(token, int(i)) != i:
-            raise InputError(
-                f"ids {ids[token]} and {i} of the vocabulary are both {shown(token)}; "
-                "a token has one id"
-            )
-    return ids
-
-# %% ../nbs/02_tokenizer.ipynb #25f02013
-def _add_special_tokens(ids: dict[bytes, int], special_tokens: Sequence[str]) -> None:
-    "Give new ones the next ids; InputError if one is unclear in a file, or a byte is missing."
-    check_special_tokens(special_tokens, ids)
-    for token in special_tokens:
-        ids.setdefault(token.encode("utf-8"), len(ids))
-    missing = [b for b in range(256) if bytes([b]) not in ids]
-    if missing:
-        raise InputError(
-            f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
-            f"among them {missing[0]}"
-        )
-
-# %% ../nbs/02_tokenizer.ipynb #25f02014
-def _check_pairs(merges: list[tuple[bytes, bytes]]) -> None:
-    "InputError for a merge that is no pair of bytes."
-    for rank, pair in enumerate(merges):
-        if len(pair) != 2 or {type(part) for part in pair} != {bytes}:
-            raise InputError(f"merge {rank} is {shown(pair)}; expected two strings of bytes")
-
-# %% ../nbs/02_tokenizer.ipynb #7e1d04c2
-def _ranks_of(
-    merges: list[tuple[bytes, bytes]], ids: dict[bytes, int]
-) -> dict[tuple[bytes, bytes], int]:
-    "merge -> its place in the order; InputError for merges that cannot be done in it."
-    made = {a + b: rank for rank, (a, b) in enumerate(merges)}
-    ranks = {}
-    for rank, (a, b) in enumerate(merges):
-        merge = f"merge {rank} joins {shown(a)} and {shown(b)}"
-        if not {a, b, a + b} <= ids.keys():
-            raise InputError(f"{merge}; the vocabulary must have both and {shown(a + b)}")
-        late = max(made.get(a, -1), made.get(b, -1))
-        if late >= rank:
-            raise InputError(
-                f"{merge}, and merge {late} makes one of them; merges must be in the order "
-                "they were learned in"
-            )
-        if (a, b) in ranks:
-            raise InputError(
-                f"{merge}, as merge {ranks[a, b]} does; each pair can be learned once"
-            )
-        ranks[a, b] = rank
-    return ranks
-
 # %% ../nbs/02_tokenizer.ipynb #3b900d95
 class Tokenizer:
     """Byte-level byte-pair encoding: text to token ids and back.
@@ -181,12 +124,10 @@ class Tokenizer:
             special_tokens = []
         special_regex(special_tokens)
         self.special_tokens = list(dict.fromkeys(special_tokens))
-        ids = self.token_ids = _ids_of(vocab)
-        _add_special_tokens(ids, self.special_tokens)
+        ids = self.token_ids = ids_of_tokens(vocab, self.special_tokens)
         self.vocab = {i: token for token, i in ids.items()}
         self.special_ids = {token: ids[token.encode("utf-8")] for token in self.special_tokens}
-        _check_pairs(merges)
-        self._ranks = _ranks_of(merges, ids)
+        self._ranks = ranks_of_merges(merges, ids)
         self.merges = list(self._ranks)
         self._cache: dict[str, list[int]] = {}  # piece -> ids
 
@@ -231,30 +172,24 @@ class Tokenizer:
         def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]: ...
         def encode_blocks(self, chunks: Iterable[str]) -> Iterator[np.ndarray]: ...
         def encode_file(
-            self,
-            text_path: str | os.PathLike,
-            ids_path: str | os.PathLike,
-            num_workers: int | None = None,
+            self, text_path: _Path, ids_path: _Path, num_workers: int | None = None
         ) -> int: ...
         def decode(self, ids: Iterable[Any]) -> str: ...
         def decode_iterable(self, ids: Iterable[Any]) -> Iterator[str]: ...
-        def save_pretrained(self, folder: str | os.PathLike) -> None: ...
+        def save_pretrained(self, folder: _Path) -> None: ...
         @classmethod
         def train(
             cls,
-            input_path: str | os.PathLike,
+            input_path: _Path,
             vocab_size: int,
-            special_tokens: Sequence[str] = (END_OF_TEXT,),
+            special_tokens: Sequence[str] = ...,
             num_workers: int | None = None,
         ) -> "Tokenizer": ...
         @classmethod
-        def from_pretrained(cls, folder: str | os.PathLike) -> "Tokenizer": ...
+        def from_pretrained(cls, folder: _Path) -> "Tokenizer": ...
         @classmethod
         def from_files(
-            cls,
-            vocab_path: str | os.PathLike,
-            merges_path: str | os.PathLike,
-            special_tokens: Sequence[str] = (END_OF_TEXT,),
+            cls, vocab_path: _Path, merges_path: _Path, special_tokens: Sequence[str] = ...
         ) -> "Tokenizer": ...
 
 # %% ../nbs/02_tokenizer.ipynb #35e9c435

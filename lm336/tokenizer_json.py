@@ -1,4 +1,4 @@
-"""The layout of Hugging Face's tokenizer.json, and of GPT-2's two files before it.
+"""What makes a tokenizer, and how files keep it: Hugging Face's layout, and GPT-2's before it.
 
 What is written is what is read: `from_json(to_json(...))` gives the same vocabulary. What a
 file asks for and lm336's tokenizer does not do is refused, by the name of the setting. Chapter
@@ -6,7 +6,7 @@ file asks for and lm336's tokenizer does not do is refused, by the name of the s
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as shown
 from typing import cast
@@ -15,10 +15,11 @@ from .errors import InputError
 from .files import read_json
 
 __all__ = [
-    "check_special_tokens",
     "from_json",
     "from_printable",
+    "ids_of_tokens",
     "printable",
+    "ranks_of_merges",
     "read_gpt2_files",
     "to_json",
 ]
@@ -55,15 +56,77 @@ def from_printable(
     return bytes(_BYTES[character] for character in text)
 
 
-def check_special_tokens(
-    special_tokens: Sequence[str],  # valid Unicode
-    tokens: Iterable[bytes],  # the vocabulary
-):
+# What makes a tokenizer. ---------------------------------------------------------------------
+
+
+def ids_of_tokens(
+    vocab: Mapping[int, bytes],  # id -> token; the ids are 0 to len(vocab) - 1
+    special_tokens: Sequence[str],  # valid Unicode; new ones get the next ids
+) -> dict[bytes, int]:  # in the order of the ids
+    """The vocabulary turned around.
+
+    InputError if an id or one of the 256 bytes is missing, if two ids have the same bytes, or if
+    a special token could not be told from another token in a file.
+    """
+    if set(vocab) != set(range(len(vocab))):
+        raise InputError(
+            f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once"
+        )
+    ids = {}
+    for i, token in sorted(vocab.items()):
+        if not isinstance(token, bytes) or not token:
+            raise InputError(
+                f"id {i} of the vocabulary is {shown(token)}; expected one byte or more"
+            )
+        if ids.setdefault(token, int(i)) != i:
+            raise InputError(
+                f"ids {ids[token]} and {i} of the vocabulary are both {shown(token)}; "
+                "a token has one id"
+            )
+    _check_special_tokens(special_tokens, ids)
+    for token in special_tokens:
+        ids.setdefault(token.encode("utf-8"), len(ids))
+    missing = [b for b in range(256) if bytes([b]) not in ids]
+    if missing:
+        raise InputError(f"the vocabulary has no token for {len(missing)} of the 256 bytes, "
+                         f"among them {missing[0]}")
+    return ids
+
+
+def ranks_of_merges(
+    merges: Sequence[tuple[bytes, bytes]],  # in the order in which they were learned
+    ids: Mapping[bytes, int],  # of the tokens
+) -> dict[tuple[bytes, bytes], int]:  # merge -> its place
+    "The order of the merges; InputError for merges that cannot be done in it."
+    for rank, pair in enumerate(merges):
+        if len(pair) != 2 or {type(part) for part in pair} != {bytes}:
+            raise InputError(f"merge {rank} is {shown(pair)}; expected two strings of bytes")
+    made = {a + b: rank for rank, (a, b) in enumerate(merges)}
+    ranks = {}
+    for rank, (a, b) in enumerate(merges):
+        merge = f"merge {rank} joins {shown(a)} and {shown(b)}"
+        if not {a, b, a + b} <= ids.keys():
+            raise InputError(f"{merge}; the vocabulary must have both and {shown(a + b)}")
+        late = max(made.get(a, -1), made.get(b, -1))
+        if late >= rank:
+            raise InputError(
+                f"{merge}, and merge {late} makes one of them; merges must be in the order "
+                "they were learned in"
+            )
+        if (a, b) in ranks:
+            raise InputError(
+                f"{merge}, as merge {ranks[a, b]} does; each pair can be learned once"
+            )
+        ranks[a, b] = rank
+    return ranks
+
+
+def _check_special_tokens(special_tokens: Sequence[str], ids: Mapping[bytes, int]):
     """InputError for a special token that looks like another token's printable form.
 
     Special tokens are written as they are, so no reader of the file could tell the two apart.
     """
-    known = {*tokens, *(bytes([b]) for b in range(256))}
+    known = {*ids, *(bytes([b]) for b in range(256))}
     known |= {token.encode("utf-8") for token in special_tokens}
     for token in special_tokens:
         looks_like = from_printable(token)
@@ -75,6 +138,14 @@ def check_special_tokens(
 
 
 # Out. ----------------------------------------------------------------------------------------
+
+
+_CUT = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+_PLAIN = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+_UNUSED = dict(
+    dropout=None, unk_token=None, continuing_subword_prefix=None, end_of_word_suffix=None,
+    fuse_unk=False, byte_fallback=False, ignore_merges=False,
+)
 
 
 def to_json(
@@ -94,33 +165,12 @@ def to_json(
             printed[special[i]] = i
         if i not in special or token in merged:
             printed[printable(token)] = i
-    byte_level = dict(
-        type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True
-    )
-    plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    model = dict(
-        type="BPE",
-        dropout=None,
-        unk_token=None,
-        continuing_subword_prefix=None,
-        end_of_word_suffix=None,
-        fuse_unk=False,
-        byte_fallback=False,
-        ignore_merges=False,
-        vocab=printed,
-        merges=[[printable(a), printable(b)] for a, b in merges],
-    )
-    added = [dict(id=i, content=token, **plain) for i, token in sorted(special.items())]
+    pairs = [[printable(a), printable(b)] for a, b in merges]
+    added = [dict(id=i, content=token) | _PLAIN for i, token in sorted(special.items())]
     return dict(
-        version="1.0",
-        truncation=None,
-        padding=None,
-        added_tokens=added,
-        normalizer=None,
-        pre_tokenizer=byte_level,
-        post_processor=None,
-        decoder=byte_level,
-        model=model,
+        version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None,
+        pre_tokenizer=_CUT, post_processor=None, decoder=_CUT,
+        model=dict(type="BPE") | _UNUSED | dict(vocab=printed, merges=pairs),
     )
 
 
@@ -251,14 +301,8 @@ def _added_ids(added: list[dict], where: str | os.PathLike) -> dict[str, int]:
 _ANY = object()  # a setting that changes no id
 _BYTE_LEVEL = dict(type="ByteLevel", add_prefix_space=_ANY, use_regex=_ANY, trim_offsets=_ANY)
 _FOLLOWED = {  # part of a tokenizer.json -> the settings that may be set, and to what
-    "": dict(
-        version="1.0",
-        added_tokens=_ANY,
-        pre_tokenizer=_ANY,
-        post_processor=_ANY,
-        decoder=_ANY,
-        model=_ANY,
-    ),
+    "": dict(version="1.0", added_tokens=_ANY, model=_ANY)
+    | dict(pre_tokenizer=_ANY, post_processor=_ANY, decoder=_ANY),
     "pre_tokenizer": _BYTE_LEVEL | dict(add_prefix_space=False, use_regex=True),
     "post_processor": _BYTE_LEVEL,
     "decoder": _BYTE_LEVEL,
