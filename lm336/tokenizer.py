@@ -21,13 +21,7 @@ from fastcore.basics import patch, patch_to
 from .bpe import encode_pretoken, pretokenize, special_regex
 from .errors import END_OF_TEXT, InputError
 from .files import pretrained_folder, read_json, write_json
-from lm336.tokenizer_json import (
-    from_json,
-    ids_of_tokens,
-    ranks_of_merges,
-    read_gpt2_files,
-    to_json,
-)
+from .tokenizer_json import from_json, ids_of_tokens, ranks_of_merges, read_gpt2, to_json
 
 if TYPE_CHECKING:
     from lm336.fast_bpe import ArrayEncoder
@@ -381,5 +375,5 @@ def from_files(
 ) -> Tokenizer:
     "Read a vocabulary in GPT-2's format. `FileNotFoundError`; InputError names what is wrong."
     special_regex(special_tokens)
-    vocab, merges = read_gpt2_files(vocab_path, merges_path, special_tokens)
+    vocab, merges = read_gpt2(vocab_path, merges_path, special_tokens)
     return _made_of(cls, vocab, merges, special_tokens, vocab_path)

@@ -15,12 +15,7 @@ from .errors import InputError
 from .files import read_json
 
 __all__ = [
-    "from_json",
-    "from_printable",
-    "ids_of_tokens",
-    "printable",
-    "ranks_of_merges",
-    "read_gpt2_files",
+    "from_json", "from_printable", "ids_of_tokens", "printable", "ranks_of_merges", "read_gpt2",
     "to_json",
 ]
 
@@ -69,20 +64,16 @@ def ids_of_tokens(
     a special token could not be told from another token in a file.
     """
     if set(vocab) != set(range(len(vocab))):
-        raise InputError(
-            f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, each once"
-        )
+        raise InputError(f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, "
+                         "each once")
     ids = {}
     for i, token in sorted(vocab.items()):
         if not isinstance(token, bytes) or not token:
-            raise InputError(
-                f"id {i} of the vocabulary is {shown(token)}; expected one byte or more"
-            )
+            raise InputError(f"id {i} of the vocabulary is {shown(token)}; "
+                             "expected one byte or more")
         if ids.setdefault(token, int(i)) != i:
-            raise InputError(
-                f"ids {ids[token]} and {i} of the vocabulary are both {shown(token)}; "
-                "a token has one id"
-            )
+            raise InputError(f"ids {ids[token]} and {i} of the vocabulary are both "
+                             f"{shown(token)}; a token has one id")
     _check_special_tokens(special_tokens, ids)
     for token in special_tokens:
         ids.setdefault(token.encode("utf-8"), len(ids))
@@ -114,9 +105,8 @@ def ranks_of_merges(
                 "they were learned in"
             )
         if (a, b) in ranks:
-            raise InputError(
-                f"{merge}, as merge {ranks[a, b]} does; each pair can be learned once"
-            )
+            raise InputError(f"{merge}, as merge {ranks[a, b]} does; "
+                             "each pair can be learned once")
         ranks[a, b] = rank
     return ranks
 
@@ -191,7 +181,7 @@ def from_json(
     return vocab, _merge_bytes(data["model"].get("merges"), where), list(special)
 
 
-def read_gpt2_files(
+def read_gpt2(
     vocab_path: str | os.PathLike,  # JSON: printable token -> id
     merges_path: str | os.PathLike,  # text: on each line two printable tokens, a space between
     special_tokens: Sequence[str],  # those that are in the vocabulary stand there as they are
@@ -219,16 +209,14 @@ def _vocab_bytes(
 ) -> dict[int, bytes]:
     "Printable vocabulary -> id to bytes. Special tokens (text -> id) stand in it as they are."
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
-        raise InputError(
-            f"{where} has no vocabulary: an object of tokens and whole numbers is expected"
-        )
+        raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers "
+                         "is expected")
     tokens = {}
     for text, i in vocab.items():
         token = text.encode("utf-8") if text in special else _token_bytes(text, where)
         if tokens.setdefault(i, token) != token:
-            raise InputError(
-                f"{where}: id {shown(i)} is both {shown(tokens[i])} and {shown(token)}"
-            )
+            raise InputError(f"{where}: id {shown(i)} is both {shown(tokens[i])} and "
+                             f"{shown(token)}")
     free = len(vocab)
     for text, i in special.items():
         place = vocab.get(text, free)
@@ -270,10 +258,8 @@ def _merge_lines(path: str | os.PathLike) -> list[list[str]]:
             continue
         pair = line.split(" ")
         if len(pair) != 2:
-            raise InputError(
-                f"{path}, line {number}: expected two tokens and a space between them, "
-                f"found {shown(line)}"
-            )
+            raise InputError(f"{path}, line {number}: expected two tokens and a space "
+                             f"between them, found {shown(line)}")
         merges.append(pair)
     return merges
 
@@ -289,10 +275,8 @@ def _added_ids(added: list[dict], where: str | os.PathLike) -> dict[str, int]:
                 f"{shown(i)}; expected a text and a whole number"
             )
         if ids.setdefault(text, i) != i:
-            raise InputError(
-                f"{where}: the added token {shown(text)} has two ids, {shown(ids[text])} "
-                f"and {shown(i)}"
-            )
+            raise InputError(f"{where}: the added token {shown(text)} has two ids, "
+                             f"{shown(ids[text])} and {shown(i)}")
     return ids
 
 
