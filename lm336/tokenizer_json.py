@@ -1,4 +1,4 @@
-"""What makes a tokenizer, and how files keep it: Hugging Face's layout, and GPT-2's before it.
+"""What makes a tokenizer, and how files keep one: in Hugging Face's layout, or in GPT-2's.
 
 What is written is what is read: `from_json(to_json(...))` gives the same vocabulary. What a
 file asks for and lm336's tokenizer does not do is refused, by the name of the setting. Chapter
@@ -15,8 +15,8 @@ from .errors import InputError
 from .files import read_json
 
 __all__ = [
-    "from_json", "from_printable", "ids_of_tokens", "printable", "ranks_of_merges", "read_gpt2",
-    "to_json",
+    "from_json", "from_printable", "ids_of_tokens", "printable", "ranks_of_merges",
+    "read_gpt2", "to_json",
 ]
 
 
@@ -60,8 +60,8 @@ def ids_of_tokens(
 ) -> dict[bytes, int]:  # in the order of the ids
     """The vocabulary turned around.
 
-    InputError if an id or one of the 256 bytes is missing, if two ids have the same bytes, or if
-    a special token could not be told from another token in a file.
+    InputError if an id or one of the 256 bytes is missing, if two ids have the same bytes, or
+    if a special token could not be told from another token in a file.
     """
     if set(vocab) != set(range(len(vocab))):
         raise InputError(f"the vocabulary's {len(vocab)} ids are not 0 to {len(vocab) - 1}, "
@@ -132,10 +132,8 @@ def _check_special_tokens(special_tokens: Sequence[str], ids: Mapping[bytes, int
 
 _CUT = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
 _PLAIN = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-_UNUSED = dict(
-    dropout=None, unk_token=None, continuing_subword_prefix=None, end_of_word_suffix=None,
-    fuse_unk=False, byte_fallback=False, ignore_merges=False,
-)
+_UNSET = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+_MODEL = dict(type="BPE", fuse_unk=False, byte_fallback=False, ignore_merges=False)
 
 
 def to_json(
@@ -160,7 +158,7 @@ def to_json(
     return dict(
         version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None,
         pre_tokenizer=_CUT, post_processor=None, decoder=_CUT,
-        model=dict(type="BPE") | _UNUSED | dict(vocab=printed, merges=pairs),
+        model=_MODEL | dict.fromkeys(_UNSET) | dict(vocab=printed, merges=pairs),
     )
 
 
@@ -325,8 +323,8 @@ def _adds_nothing(template: object) -> bool:
 def _refuse_what_is_not_followed(data: dict, where: str | os.PathLike):
     "InputError names what a tokenizer.json asks for and this tokenizer does not do."
     _refuse_settings(data, "", where)
-    required = ("type", "add_prefix_space")
-    _refuse_settings(data.get("pre_tokenizer"), "pre_tokenizer", where, required)
+    cut = data.get("pre_tokenizer")
+    _refuse_settings(cut, "pre_tokenizer", where, required=("type", "add_prefix_space"))
     _refuse_settings(data.get("decoder") or {}, "decoder", where)
     last = data.get("post_processor") or {}
     if not _adds_nothing(last):

@@ -223,7 +223,8 @@ def test_the_longest_special_token_is_found():
 def learned():
     "A vocabulary, the ranks of its merges, and tiktoken's encoder of one long pre-token."
     rng = random.Random(0)
-    words = Counter(bytes(rng.choices(b"ab =\xc3\xa9", k=rng.randint(2, 9))) for _ in range(300))
+    lengths = [rng.randint(2, 9) for _ in range(300)]
+    words = Counter(bytes(rng.choices(b"ab =\xc3\xa9", k=length)) for length in lengths)
     merges = learn_merges(words, 120)
     tokens = [bytes([b]) for b in range(256)] + [a + b for a, b in merges]
     theirs = tiktoken.Encoding(
