@@ -108,9 +108,9 @@ def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
 
 
 def processes(count, *args):
-    "The trainer as torchrun starts it, or for one process as python does."
+    "`lm336 pretrain` as torchrun starts it, or for one process as python does."
     launch = [sys.executable, "-m"] + ["torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"] * (count > 1)
-    done = subprocess.run([*launch, "lm336.training", *map(str, args)], text=True, capture_output=True, timeout=300,
+    done = subprocess.run([*launch, "lm336", "pretrain", *map(str, args)], text=True, capture_output=True, timeout=300,
                           env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout
