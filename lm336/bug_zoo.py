@@ -555,7 +555,7 @@ def small_tokenizer() -> Tokenizer:
     return Tokenizer(vocab, [(b"b", b"c"), (b"a", b"b")])
 
 # %% ../nbs/19_bug_zoo.ipynb #a86b0bc8
-def _left_to_right(original):
+def _left_to_right(original: Callable) -> Callable:
     def encode(pretoken, ranks):
         tokens, i = [bytes([b]) for b in pretoken], 0
         while i < len(tokens) - 1:
