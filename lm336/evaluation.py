@@ -21,7 +21,7 @@ from .corpus import StoryGrammar, stories_size
 from .errors import InputError
 from .files import atomic_path, read_json, sha256
 from .dataset import load_tokens
-from .generation import generate_stream
+from .generation import SamplingConfig, generate_stream
 from .loss import bits_per_byte, perplexity, token_nats
 from .tokenizer import Tokenizer
 from .training import pick_device
@@ -250,16 +250,10 @@ def write_samples(
     texts, end = [], tokenizer.end_of_text_id
     for seed, prompt in enumerate(prompts):
         start = tokenizer.encode(prompt) or [end or 0]
-        new = generate_stream(
-            model,
-            start,
-            max_new_tokens,
-            temperature,
-            seed=seed,
-            stop_token=end,
-            vocab_size=tokenizer.vocab_size,
-        )
-        texts.append((prompt + tokenizer.decode(i for i in new if i != end)).strip())
+        config = SamplingConfig(temperature, seed=seed, stop_token=end)
+        new = generate_stream(model, start, max_new_tokens, config, tokenizer)
+        told = "".join(token.text for token in new if token.id != end)
+        texts.append((prompt + told).strip())
     sheet = (
         f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
         + "\n\n---\n\n".join(texts)

@@ -35,7 +35,9 @@ ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]
 
 # A room of the main line offers what lies behind it by an import inside the function that
 # offers it: (module, the later one that it reaches) -> why.
-DOORS: dict[tuple[str, str], str] = {}
+DOORS: dict[tuple[str, str], str] = {
+    ("generation", "fast_generation"): "steps and draws in fewer operations, stop strings",
+}
 
 WIDTH = 95  # columns of a line
 LINES = 250  # of a room of the main line, blanks and docstrings aside

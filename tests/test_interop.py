@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from lm336.attention import reorder_rows
 from lm336.corpus import write_stories
 from lm336.errors import END_OF_TEXT, InputError
-from lm336.generation import generate_stream
+from lm336.generation import SamplingConfig, generate_stream
 from lm336.interop import from_hf, hf_name, to_hf, to_web
 from lm336.rope import to_halves, to_neighbours
 from lm336.tokenizer import Tokenizer
@@ -67,7 +67,8 @@ def test_logits_and_greedy_text_of_hugging_face(tokenizer, tmp_path, shape):
     prompt = tokenizer.encode("Once upon a time")
     stop = tokenizer.end_of_text_id
     text = theirs.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False, eos_token_id=stop, pad_token_id=0)[0].tolist()
-    assert prompt + list(generate_stream(model, prompt, 30, temperature=0, stop_token=stop)) == text
+    greedy = SamplingConfig(temperature=0, stop_token=stop)
+    assert prompt + [token.id for token in generate_stream(model, prompt, 30, greedy)] == text
 
 
 @torch.inference_mode()

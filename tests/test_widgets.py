@@ -129,16 +129,15 @@ def asked(panel, **message):
     return heard
 
 
-HOW = [dict(temperature=0), dict(), dict(temperature=1.3, topK=40), dict(topP=0.9)]
+HOW = [dict(temperature=0), dict(), dict(temperature=1.3, top_k=40), dict(top_p=0.9), dict(min_p=0.1, repetition_penalty=1.3)]
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_panel_never_draws_ids_that_the_tokenizer_lacks(how):
     model, tokenizer = small_pair()
-    *tokens, done = asked(Sampler(model, tokenizer), type="generate", prompt="Once", maxNewTokens=60, seed=0, **how)
+    *tokens, done = asked(Sampler(model, tokenizer), type="generate", prompt="Once", max_new_tokens=60, seed=0, **how)
     prompt, stop = tokenizer.encode("Once"), tokenizer.end_of_text_id
-    python = dict(temperature=how.get("temperature", 1.0), top_k=how.get("topK"), top_p=how.get("topP"))
-    expected = [i for i in model.generate(prompt, 60, seed=0, stop_token=stop, vocab_size=257, **python)[4:] if i != stop]
+    expected = [i for i in model.generate(prompt, 60, seed=0, stop_token=stop, vocab_size=257, **how)[4:] if i != stop]
     assert [answer["id"] for answer in tokens] == expected and done["type"] == "done"
     for answer in tokens + asked(Sampler(model, tokenizer), type="distribution", prompt="Once", count=300, **how):
         assert all(bar["id"] < 257 for bar in answer["bars"])
