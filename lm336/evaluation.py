@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['windows', 'token_losses', 'Evaluation', 'evaluate', 'below_floor', 'entropy_floor', 'read_run', 'run_digests',
-           'check_digests', 'load_run', 'write_samples', 'environment', 'accounting', 'write_report', 'evaluate_run']
+           'check_digests', 'load_run', 'write_samples', 'accounting', 'write_report', 'evaluate_run']
 
 # %% ../nbs/15_evaluation.ipynb #2653f237
-import json, math, os, platform, re, shlex, sys, time
+import json, math, os, shlex, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,8 +16,6 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-import lm336
-from .corpus import StoryGrammar, stories_size
 from .errors import InputError
 from .files import atomic_path, read_json, sha256
 from .dataset import load_tokens
@@ -156,6 +154,8 @@ def entropy_floor(
     path,        # its validation text
 ) -> float:      # bits per byte, None where it is not known
     "What the grammar itself would score on this very file: known for the built-in stories alone."
+    from lm336.grammar import StoryGrammar, stories_size
+
     floor = StoryGrammar().file_bits_per_byte(path) if stories_size(data) else math.inf
     return floor if math.isfinite(floor) else None
 
@@ -263,16 +263,6 @@ def write_samples(
         temporary.write_text(sheet, encoding="utf-8")
     return texts
 
-# %% ../nbs/15_evaluation.ipynb #945b221a
-def environment() -> dict[str, str]:
-    "The machine and the software, for reports and logs."
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    cpu = named[1] if named else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return dict(lm336=lm336.__version__, torch=torch.__version__, python=platform.python_version(),
-                cpu=f"{cpu}, {torch.get_num_threads()} threads", gpu=gpu)
-
 # %% ../nbs/15_evaluation.ipynb #0fbb09f9
 def accounting(
     folder: str | os.PathLike,  # the run folder
@@ -283,7 +273,7 @@ def accounting(
     path = Path(folder) / "accounting.json"
     if not path.is_file():
         return ""
-    record = {"predicted_peak_bytes": 1, "compiled": False} | read_json(path)
+    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
     for name in (
         "tokens",
         "flops",
@@ -293,6 +283,8 @@ def accounting(
         "predicted_peak_bytes",
     ):
         value = record.get(name)
+        if value is None and name == "predicted_peak_bytes":
+            continue  # is predicted for a CPU only
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -314,7 +306,8 @@ def accounting(
 def _account_table(record):
     speed, rate = record["product_speed"], record["flops"] / record["seconds"]
     predicted, peak = (
-        f"{record[name] / 1e6:,.0f} MB" for name in ("predicted_peak_bytes", "peak_bytes")
+        "" if record[name] is None else f"{record[name] / 1e6:,.0f} MB"
+        for name in ("predicted_peak_bytes", "peak_bytes")
     )
     rows = [
         ("tokens", f"{record['tokens']:,}", ""),
@@ -329,11 +322,7 @@ def _account_table(record):
             f"{record['flops'] / speed:,.0f} s at that speed",
             f"{record['seconds']:,.0f} s",
         ),
-        (
-            "peak memory of the process",
-            predicted if record["predicted_peak_bytes"] > 1 else "",
-            peak,
-        ),
+        ("peak memory of the process", predicted, peak),
     ]
     compiled = ", compiled" if record["compiled"] else ""
     head = (
@@ -353,6 +342,8 @@ def write_report(
     texts: list[str],  # samples
 ):
     "The report card, report.md: score, curve, samples, accounting, environment."
+    from lm336.accounting import environment
+
     program = Path(sys.argv[0]).name.replace("__main__.py", "python -m lm336")
     command = " ".join([program, *map(shlex.quote, sys.argv[1:])])
     rows = {

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
-from lm336.corpus import write_stories
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.generation import SamplingConfig, generate_stream, next_token_probs
+from lm336.grammar import write_stories
 from lm336.loss import token_nats
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
