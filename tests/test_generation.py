@@ -45,7 +45,7 @@ def tiny_model(context_length=16, vocab_size=23, seed=0):
 @pytest.mark.parametrize(
     "bad, words",
     [
-        (dict(temperature=-0.1), "temperature is -0.1: a finite number of at least 0 is needed"),
+        (dict(temperature=-0.1), "temperature is -0.1: a finite number of at least 0"),
         (dict(temperature=math.nan), "temperature is nan"),
         (dict(temperature="hot"), "temperature is 'hot'"),
         (dict(temperature=None), "temperature is None"),
@@ -170,7 +170,7 @@ def brute_force(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
     return [probabilities().get(i, 0.0) for i in range(len(logits))]
 
 
-# where a dart or a nucleus ends exactly on a border, rounding decides: these stay clear of that
+# where a dart or a nucleus ends on a border, rounding decides: these stay clear of that
 @settings(deadline=None, max_examples=200)
 @given(
     st.integers(1, 30),
@@ -203,7 +203,9 @@ def test_extremes(dtype):
         assert sum(probabilities(1e30, top_p=top_p)) == 1, "never nothing"
     assert probabilities(min_p=1.0) == [0.5, 0, 0, 0.5]
     hot = probabilities(1e300, top_k=3)
-    assert hot[2] == 0 and sum(hot) == pytest.approx(1), "heat does not bring back what was cut"
+    assert hot[2] == 0 and sum(hot) == pytest.approx(1), (
+        "heat does not bring back what was cut"
+    )
 
 
 MODES = [
@@ -228,7 +230,9 @@ NO_SCORES = dict(
 )
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
 @pytest.mark.parametrize("logits", NO_SCORES.values(), ids=NO_SCORES)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_what_cannot_be_drawn_from_is_said(mode, logits, dtype):
@@ -368,9 +372,7 @@ def test_cached_equals_uncached_also_beyond_the_context(setting, context_length)
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.lists(
-        st.lists(st.integers(0, 22), min_size=1, max_size=16), min_size=1, max_size=5
-    ),
+    st.lists(st.lists(st.integers(0, 22), min_size=1, max_size=16), min_size=1, max_size=5),
     st.sampled_from(SETTINGS),
     st.integers(0, 40),
     st.none() | st.integers(0, 22),
@@ -388,7 +390,7 @@ def test_a_row_in_a_batch_is_the_row_alone(prompts, setting, count, stop_token, 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_ids_from_vocab_size_on_are_never_drawn(setting):
-    "Equal to a model whose head ends there, though what lies beyond is likelier than the rest."
+    "Equal to a model whose head ends there, though what lies beyond is likelier."
     model, smaller = tiny_model(), tiny_model()
     model.lm_head.weight.data[17:] = 100 * model.lm_head.weight.data[:6].abs()
     head = smaller.lm_head.weight.data[:17].clone()
@@ -533,7 +535,7 @@ def ended(text, stops):
     return data[: min(ends)[1]].decode() if ends else text
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.text("abé", min_size=1, max_size=4), min_size=1, max_size=3),
     st.integers(0, 10**6),
@@ -555,7 +557,7 @@ def test_a_text_ends_before_its_stop_string_wherever_tokens_end(stops, seed, cou
         assert tokenizer.decode(ids) == text
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
 def test_the_pieces_of_any_bytes_are_the_text(seed, count, with_stop):
     "Also of half characters; with a stop string that never comes, no token is lost."
@@ -609,7 +611,7 @@ def test_settings_stop_strings_and_batches_together():
     "Each row against the row alone."
     model, tokenizer = letters(num_rows=15)
     rng = random.Random(0)
-    for _ in range(20):
+    for _ in range(10):
         setting = dict(rng.choice(SETTINGS), stop_strings=rng.sample(PAIRS, 2))
         prompts = [rng.choices(range(15), k=rng.randint(1, 16)) for _ in range(3)]
         config = SamplingConfig(seed=rng.randrange(100), **setting)
