@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LONG_RUN', 'pick_precision', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'Objective', 'pick_device',
            'processes', 'process_group', 'compile_fault', 'compiles_well', 'Trainer', 'check_training', 'check_texts',
-           'read_metrics', 'plot_metrics', 'png']
+           'read_metrics']
 
 # %% ../nbs/12_training.ipynb #14440443
-import atexit, io, json, math, os, reprlib, shutil, time, warnings
+import atexit, json, math, os, reprlib, shutil, time, warnings
 from collections import deque
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
-from matplotlib.figure import Figure
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
@@ -768,41 +767,13 @@ def resume(self: Trainer) -> int:
         self.model.save_pretrained(self.folder)  # whatever has become of the weights' own file
     return step
 
-# %% ../nbs/12_training.ipynb #15cc3074
-def plot_metrics(
-    folder,              # the run folder
-    floor: float = None, # entropy of the text in nats per token
-    title: str = "",     # above the axes
-) -> Figure:
-    "Training and validation loss, in nats per token, and the learning rate, against the step."
-    lines = read_metrics(folder)
-    series = lambda key: zip(*[(line["step"], line[key]) for line in lines if key in line])
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    rates = axes.twinx()
-    rates.plot(*series("learning_rate"), color="0.6", lw=1, ls="--")
-    rates.set(ylabel="learning rate (dashed)", ylim=(0, None))
-    axes.plot(*series("loss"), label="training", lw=1, alpha=.7)
-    axes.plot(*series("valid_loss"), label="validation", marker="o", ms=4)
-    if floor is not None: axes.axhline(floor, color="k", ls=":", label=f"entropy of the text, {floor:.3f}")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
-    axes.legend()
-    return figure
-
-# %% ../nbs/12_training.ipynb #74e4397f
-def png(
-    figure: Figure,   # any
-) -> bytes:
-    "A figure as a PNG file."
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
 # %% ../nbs/12_training.ipynb #f007de7d
 @patch
 def _show(self: Trainer):
     "Draw the curve in the notebook, in place of the one that this trainer drew before."
     from IPython.display import Image, display
+
+    from lm336.report import plot_metrics, png
 
     title = f"step {self.step:,}, {self._speed():,.0f} tokens/s"
     if self.skipped:
@@ -886,6 +857,8 @@ def _finish(
     program: int,  # as for `_account`
 ):
     "The account and the curve of a run that has come to its end."
+    from lm336.report import plot_metrics, png
+
     if self.rank == 0:
         try:
             if self.step > self.begun[0]:
