@@ -7,9 +7,10 @@ __all__ = ['TransformerConfig', 'parameter_shapes', 'parameter_count', 'check_ro
 
 # %% ../nbs/08_transformer.ipynb #ca1c9be9
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -24,10 +25,7 @@ from .rope import RotaryEmbedding
 from .tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lm336.generation import KVCache
-    from lm336.tokenizer import Tokenizer
 
 # %% ../nbs/08_transformer.ipynb #a6316a92
 _LARGEST_SIZE = 2**24    # of anything that a configuration counts: beyond it is a slip of the pen
@@ -198,8 +196,8 @@ def generate(
     stop_token: int | None = None,  # a text ends after this token, which is kept
     vocab_size: int | None = None,  # ids from here on are never drawn; None: the model's own
     repetition_penalty: float = 1.0,  # above 1: what has occurred becomes less likely
-    stop_strings: "str | Sequence[str]" = (),  # a text ends before any of these
-    tokenizer: "Tokenizer | None" = None,  # makes text of ids, for stop strings; its ids alone are drawn
+    stop_strings: str | Sequence[str] = (),  # a text ends before any of these
+    tokenizer: Any = None,  # a Tokenizer, for stop strings; its ids alone are drawn
 ) -> list:  # prompt and new ids; for a batch a list of such lists
     "Continue a prompt, or each of a batch of prompts: `lm336.generation.generate`, imported when it is asked for."
     from lm336.generation import SamplingConfig, generate

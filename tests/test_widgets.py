@@ -173,6 +173,37 @@ def test_whatever_goes_wrong_reaches_the_panel(question):
         assert asked(panel, **nonsense)[-1]["type"] == "error"
 
 
+def test_a_story_that_is_cancelled_ends_with_done_also_where_it_meets_an_error():
+    model, tokenizer = small_pair()
+    panel, heard, threads = Sampler(model, tokenizer), [], []
+
+    def hear(answer):
+        heard.append(answer)
+        if answer["type"] == "token" and len(threads) == 1:
+            threads.append(panel.answer(dict(type="cancel")))
+            panel.model.lm_head.weight.data.fill_(math.nan)
+
+    panel.send = hear
+    threads.append(panel.answer(dict(type="generate", prompt="Once", max_new_tokens=50)))
+    threads[0].join(100)
+    assert [answer["type"] for answer in heard] == ["token", "done"]
+    assert heard[-1]["cancelled"] and heard[-1]["tokens"] == 1
+
+
+def test_a_question_that_is_overtaken_has_no_answer():
+    model, tokenizer = small_pair()
+    panel, heard = Sampler(model, tokenizer), []
+    panel.send = heard.append
+    panel.request = 7  # a newer one than that of the question
+    panel._send_answers(dict(type="distribution", prompt="Once"), 3)
+    assert heard == [], "a `done` would end the story that the panel is being told"
+
+
+def test_a_message_that_nobody_knows_is_refused():
+    [answer] = asked(Sampler(*small_pair()), type="sing")
+    assert answer == dict(type="error", message="There is no message of type sing.")
+
+
 # ---- the mechanism
 
 def write_page(folder, mounts):
