@@ -221,7 +221,7 @@ class TokenPainter(anywidget.AnyWidget):
         tokenizer: Tokenizer,  # the live tokenizer
         text: str = "Once upon a time",  # to begin with
     ):
-        as_json = tokenizer._as_json()
+        as_json = tokenizer.to_json()
         traits = {name: as_json[name] for name in ("added_tokens", "model")}
         super().__init__(**traits, text=text)
 
