@@ -833,11 +833,8 @@ def main(
         name = called
     parser = _program_parser() if name is None else _command_parser(name)
     values = vars(parser.parse_args(args))
-    program = parser.prog
-    if name is None:
-        name = values.pop("command")
-        program = f"lm336 {name}"
-    _run(name, values, program)
+    command = values.pop("command") if name is None else name
+    _run(command, values, f"lm336 {command}" if name is None else parser.prog)
 
 # %% ../nbs/22_cli.ipynb #343cfb33
 def _run(
