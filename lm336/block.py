@@ -133,7 +133,8 @@ class TransformerBlock(nn.Module):
         x,                      # (batch, seq, d_model)
         token_positions=None,   # (seq,) or (batch, seq) integers
         cache=None,             # a KVCache: x continues what it holds
+        layer=0,                # which of the cache's layers is this one
     ):                          # (batch, seq, d_model)
         "Gather from other positions, then work on each alone; add both to the stream."
-        x = x + self.attn(self.ln1(x), token_positions, cache)
+        x = x + self.attn(self.ln1(x), token_positions, cache, layer)
         return x + self.ffn(self.ln2(x))

@@ -30,6 +30,7 @@ from . import adamw, attention, corpus, evaluation, generation, training
 from .attention import MultiHeadSelfAttention
 from .block import RMSNorm, TransformerBlock
 from .corpus import iter_documents
+from .generation import KVCache
 from .rope import RotaryEmbedding
 from .tokenizer import Tokenizer
 from .configuration import TrainingConfig
@@ -258,12 +259,12 @@ def cached_equals_uncached():
     "One token at a time with a cache gives the logits of the whole."
     torch.manual_seed(0)
     model, ids = Transformer(CONFIG), torch.randint(64, (1, 12))
-    cache = model.new_cache(1)
+    cache = KVCache(CONFIG, 1)
     steps = torch.cat([model(ids[:, t:t + 1], cache) for t in range(12)], 1)
     worst = (steps - model(ids)).abs().amax(-1)[0]
     assert worst.max() < 1e-4, f"they part at token {(worst > 1e-4).nonzero()[0].item()}: what position does the cache think it is at?"
 
-BUGS.append(Bug("positions start again in the cache", "lm336.attention.KVCache.positions", _from_zero, cached_equals_uncached,
+BUGS.append(Bug("positions start again in the cache", "lm336.generation.KVCache.positions", _from_zero, cached_equals_uncached,
                 "a good validation loss, and text that falls apart from the second new token on"))
 
 # %% ../nbs/19_bug_zoo.ipynb #780e9898
@@ -278,10 +279,10 @@ def a_row_does_not_feel_its_neighbours():
     torch.manual_seed(0)
     model, short = Transformer(CONFIG), torch.randint(64, (1, 5))
     batch = torch.cat([torch.cat([torch.zeros(1, 4, dtype=torch.long), short], 1), torch.randint(64, (1, 9))])
-    together = model(batch, model.new_cache(2, start=[4, 0]))[0, -1]
+    together = model(batch, KVCache(CONFIG, 2, start=[4, 0]))[0, -1]
     assert torch.allclose(together, model(short)[0, -1], atol=1e-4), "the row sees its padding, or has its positions wrong"
 
-BUGS.append(Bug("padding is attended to", "lm336.attention.KVCache.mask", _padding_seen, a_row_does_not_feel_its_neighbours,
+BUGS.append(Bug("padding is attended to", "lm336.generation.KVCache.mask", _padding_seen, a_row_does_not_feel_its_neighbours,
                 "a prompt that gets a worse answer in a batch than alone"))
 
 # %% ../nbs/19_bug_zoo.ipynb #81dbe0c8
@@ -312,8 +313,8 @@ BUGS.append(Bug("norm in half precision", "lm336.block.RMSNorm.forward", _narrow
 
 # %% ../nbs/19_bug_zoo.ipynb #c2d5a2a2
 def _stream_cut(original):
-    def forward(self, x, token_positions=None, cache=None):
-        x = x + self.attn(self.ln1(x), token_positions, cache)
+    def forward(self, x, token_positions=None, cache=None, layer=0):
+        x = x + self.attn(self.ln1(x), token_positions, cache, layer)
         return self.ffn(self.ln2(x))                                                       # x + is missing
     return forward
 

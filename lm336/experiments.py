@@ -70,9 +70,10 @@ class PostNormBlock(TransformerBlock):
         x,                      # (batch, seq, d_model)
         token_positions=None,   # as for TransformerBlock
         cache=None,             # as for TransformerBlock
+        layer=0,                # as for TransformerBlock
     ):                          # (batch, seq, d_model)
         "Add, then normalise the stream itself."
-        x = self.ln1(x + self.attn(x, token_positions, cache)).to(x.dtype)
+        x = self.ln1(x + self.attn(x, token_positions, cache, layer)).to(x.dtype)
         return self.ln2(x + self.ffn(x)).to(x.dtype)
 
 

@@ -9,21 +9,23 @@ __all__ = ['TransformerConfig', 'parameter_shapes', 'parameter_count', 'check_ro
 # %% ../nbs/08_transformer.ipynb #ca1c9be9
 import math
 from dataclasses import asdict, dataclass, fields
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .attention import KVCache
 from .block import RMSNorm, TransformerBlock
 from .embeddings import Embedding, Linear
 from .errors import InputError
 from .files import pretrained_folder, read_json, write_json
 from .rope import RotaryEmbedding
 from .tensors import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from lm336.generation import KVCache
 
 # %% ../nbs/08_transformer.ipynb #a6316a92
 _LARGEST_SIZE = 2**24    # of anything that a configuration counts: beyond it is a slip of the pen
@@ -120,29 +122,11 @@ def check_room(
                          f"are {room / 1e9:,.1f}: vocab_size, context_length, d_model, d_ff or "
                          "num_layers must be smaller")
 
-# %% ../nbs/08_transformer.ipynb #5e0a1c05
-class _WrittenLater:
-    "A method's place in a class, kept for a module that patches it in when it is imported."
-    def __init__(self, module):
-        self.module = module
-
-    def __set_name__(self, owner, name):
-        self.owner, self.name = owner.__name__, name
-
-    def __get__(self, model, owner):
-        patched = getattr(import_module(self.module), self.owner, None)
-        method = vars(patched).get(self.name, self) if patched else self
-        if method is self:      # the module is being imported just now
-            raise AttributeError(f"{self.owner}.{self.name} is not there yet: see {self.module}")
-        return method.__get__(model, owner)
-
 # %% ../nbs/08_transformer.ipynb #8036c7f1
 class Transformer(nn.Module):
     """A pre-norm decoder: token embeddings, `num_layers` blocks, a last RMSNorm, a head without bias. Weights are drawn from
     PyTorch's global seed. With tied embeddings the shared table starts as small as a head does, because embeddings of variance
     1 would make logits of variance d_model. `InputError` for a shape that this machine has no memory for."""
-    generate = _WrittenLater("lm336.generation")
-
     def __init__(
         self,
         config,         # TransformerConfig
@@ -172,45 +156,49 @@ def device(self: Transformer):
 @patch
 def hidden_states(
     self: Transformer,
-    token_ids,      # (batch, seq) integers
-    cache=None,     # list of KVCache, one for each layer: token_ids continue what they hold
-):                  # (batch, seq, d_model), after ln_final
+    token_ids: torch.Tensor,            # (batch, seq) integers
+    cache: "KVCache | None" = None,     # token_ids continue what it holds, and are added to it
+) -> torch.Tensor:                      # (batch, seq, d_model), after ln_final
     "Everything but the head, so that a loss can apply the head in chunks. `InputError` beyond the context."
-    past, seq = cache[0].length if cache else 0, token_ids.shape[-1]
+    seq = token_ids.shape[-1]
+    past = 0 if cache is None else cache.length
     if past + seq > self.config.context_length:
         raise InputError(f"{past + seq} tokens do not fit the context of {self.config.context_length}")
-    positions = cache[0].positions(seq) if cache else None
+    positions = None if cache is None else cache.positions(seq)
     x = self.token_embeddings(token_ids)
-    for i, layer in enumerate(self.layers): x = layer(x, positions, cache[i] if cache else None)
+    for i, layer in enumerate(self.layers):
+        x = layer(x, positions, cache, i)
+    if cache is not None:
+        cache.advance(seq)
     return self.ln_final(x)
 
 
 @patch
 def forward(
     self: Transformer,
-    token_ids,      # (batch, seq) integers
-    cache=None,     # list of KVCache, one for each layer: token_ids continue what they hold
-):                  # (batch, seq, vocab_size): logits for the token after each position
+    token_ids: torch.Tensor,            # (batch, seq) integers
+    cache: "KVCache | None" = None,     # token_ids continue what it holds, and are added to it
+) -> torch.Tensor:                      # (batch, seq, vocab_size): logits for the token after each position
     "Scores for the next token at every position."
     return self.lm_head(self.hidden_states(token_ids, cache))
 
-# %% ../nbs/08_transformer.ipynb #fdfe0321
+
 @patch
-def new_cache(
+def generate(
     self: Transformer,
-    batch_size,         # number of rows
-    max_seq_len=None,   # columns to allocate; None: context_length
-    start=None,         # (batch_size,) integers: padding columns on the left of each row; None: no padding
-    dtype=None,         # number format; None: autocast's where it is on, otherwise the weights'
-):                      # list of KVCache, one for each layer
-    "Empty caches that fit this model."
-    device, c = self.device, self.config
-    if dtype is None:
-        dtype = self.token_embeddings.weight.dtype
-        if torch.is_autocast_enabled(device.type): dtype = torch.get_autocast_dtype(device.type)
-    if start is not None: start = torch.as_tensor(start, device=device)
-    return [KVCache(batch_size, c.num_heads, max_seq_len or c.context_length, c.d_head, device, dtype, start)
-            for _ in self.layers]
+    ids: list,                          # a prompt (list of token ids), or a list of prompts of any lengths
+    max_new_tokens: int = 100,          # at most this many new tokens for each prompt
+    temperature: float = 1.0,           # below 1 favours the favourites, above 1 is more even; 0: argmax
+    top_k: int | None = None,           # draw among the k likeliest tokens
+    top_p: float | None = None,         # draw among the fewest likeliest that together have this probability
+    min_p: float | None = None,         # draw among those at least this many times as likely as the likeliest
+    seed: int | None = None,            # the same seed gives the same text; row i of a batch uses seed + i
+    stop_token: int | None = None,      # a row ends after this token, which is kept
+    vocab_size: int | None = None,      # ids from here on are never drawn; None: the model's own
+) -> list:                              # prompt and new ids; for a batch a list of such lists
+    "Continue a prompt, or each of a batch of prompts: `lm336.generation.generate`, imported when it is asked for."
+    from lm336.generation import generate
+    return generate(self, ids, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop_token, vocab_size)
 
 # %% ../nbs/08_transformer.ipynb #1aa7662b
 _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}

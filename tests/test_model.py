@@ -9,10 +9,11 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from lm336.attention import KVCache, MultiHeadSelfAttention, scaled_dot_product_attention
+from lm336.attention import MultiHeadSelfAttention, scaled_dot_product_attention
 from lm336.block import RMSNorm
 from lm336.errors import InputError
 from lm336.embeddings import Embedding, truncated_normal_
+from lm336.generation import KVCache
 from lm336.rope import RotaryEmbedding
 from lm336.transformer import Transformer, TransformerConfig, flops_per_token, parameter_count
 
@@ -218,14 +219,29 @@ def test_token_id_out_of_range(wrong, fused):
 def test_longer_than_the_context():
     with pytest.raises(InputError, match="25 tokens.*24"): make()(ids(1, 25))
     model = make()
-    cache = model.new_cache(1)
+    cache = KVCache(model.config, 1, dtype=torch.float64)
     model(ids(1, 20), cache)
     with pytest.raises(InputError, match="25 tokens.*24"): model(ids(1, 5), cache)
 
 
 def test_cache_overflow():
-    cache = KVCache(1, 2, 3, 4)
-    with pytest.raises(InputError, match="holds 3"): cache.append(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
+    cache, four = KVCache(TransformerConfig(**SHAPE), 1, max_seq_len=3), torch.zeros(1, 4, 4, 8)
+    with pytest.raises(InputError, match="holds 3"): cache.append(1, four, four)
+
+
+def test_a_cache_knows_no_layer_from_another():
+    "What one layer appends, no other layer gives; and nothing counts until the model advances."
+    cache = KVCache(TransformerConfig(**SHAPE), 2, max_seq_len=7)
+    pieces = [torch.randn(2, 2, 4, new, 8) for new in (3, 1, 2)]         # (k or v, batch, heads, new, d_head)
+    for piece in pieces:
+        before = cache.length
+        for layer, sign in ((0, 1), (1, -1)): got = cache.append(layer, *(sign * piece))
+        assert cache.length == before
+        cache.advance(piece.shape[-2])
+        so_far = torch.cat(pieces, -2)[..., :cache.length, :]
+        assert torch.equal(torch.stack(got), -so_far)
+    assert torch.equal(cache.keys[0, :, :, :6], so_far[0]) and torch.equal(cache.values[1, :, :, :6], -so_far[1])
+    assert cache.length == 6 and cache.positions(1).tolist() == [6] and cache.mask(1) is None
 
 
 def test_odd_heads():
@@ -257,7 +273,7 @@ def test_cached_batches_of_any_lengths_equal_each_alone(data):
     longest, more = max(lengths), data.draw(st.integers(1, 12))
     prompt, rest = ids(len(lengths), longest), ids(len(lengths), more, seed=2)
     padded = torch.stack([F.pad(row[:n], (longest - n, 0)) for row, n in zip(prompt, lengths)])
-    cache = model.new_cache(len(lengths), start=[longest - n for n in lengths])
+    cache = KVCache(model.config, len(lengths), start=[longest - n for n in lengths], dtype=torch.float64)
     cut = data.draw(st.integers(0, more))
     pieces = [piece for piece in (padded, rest[:, :cut], rest[:, cut:]) if piece.shape[1]]
     together = torch.cat([model(piece, cache) for piece in pieces], 1)
@@ -327,8 +343,8 @@ def test_autocast(dtype, fused):
     exact = model.double()(x)
     model = model.float()
     with torch.autocast("cpu", dtype=dtype):
-        logits, cache = model(x), model.new_cache(2)
-        assert cache[0].keys.dtype == dtype and logits.dtype == dtype
+        logits, cache = model(x), KVCache(model.config, 2, dtype=dtype)
+        assert logits.dtype == dtype
         cached = torch.cat([model(piece, cache) for piece in x.split([5, 1, 6], 1)], 1)
         loss = F.cross_entropy(logits.flatten(0, 1), x.flatten())
     torch.testing.assert_close(logits.double(), exact, rtol=0, atol=0.06)
@@ -369,7 +385,7 @@ def test_halves_are_for_the_compiled_fused_model(fused, monkeypatch):
     model, x = make(fused=fused), ids(2, 12)
     model(x)
     assert len(taken) == (model.config.num_layers if fused else 0)
-    model(x, model.new_cache(2))
+    model(x, KVCache(model.config, 2, dtype=torch.float64))
     assert len(taken) == (model.config.num_layers if fused else 0)
 
 
@@ -377,7 +393,7 @@ def test_padded_batches_in_bfloat16():
     "The path of two products, which only bfloat16 takes, with masks."
     model, x = make(dtype=torch.float32), ids(2, 12)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        cache = model.new_cache(2, start=[4, 0])
+        cache = KVCache(model.config, 2, start=[4, 0], dtype=torch.bfloat16)
         padded = torch.stack([F.pad(x[0, :8], (4, 0)), x[1]])
         together = torch.cat([model(padded, cache), model(x[:, :3], cache)], 1)
         alone = model(torch.cat([x[0, :8], x[0, :3]])[None])
@@ -412,6 +428,6 @@ def test_one_row_of_memory_for_keys_of_any_layout():
 def test_second_use_of_a_cache_in_inference_mode():
     model, x = make(), ids(1, 10)
     with torch.inference_mode():
-        cache = model.new_cache(1)
+        cache = KVCache(model.config, 1, dtype=torch.float64)
         pieces = torch.cat([model(piece, cache) for piece in x.split([4, 1, 5], 1)], 1)
         torch.testing.assert_close(pieces, model(x))
