@@ -5,6 +5,7 @@ the run that it is for, before anything of them is changed."""
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,10 +64,8 @@ def read_checkpoint(
     if not isinstance(source, (str, os.PathLike)):
         name = getattr(source, "name", "the file")
     record: Any = None
-    try:
+    with suppress(ValueError, RecursionError):  # then it is no record
         record = json.loads(metadata.get("lm336", ""))
-    except (ValueError, RecursionError):
-        pass  # then it is no record
     if not _is_record(record):
         raise InputError(f"{name} is not a checkpoint of lm336: it lacks the record of a step")
     for key, tensor in tensors.items():
