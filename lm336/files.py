@@ -190,7 +190,7 @@ def sha256(
 
 def write_json(
     path: str | os.PathLike,  # replaced as a whole
-    value,  # anything that JSON can hold
+    value: object,  # anything that JSON can hold
     indent: int = 1,  # columns for each level
 ):
     """Write a value as UTF-8 JSON, whole or not at all.
