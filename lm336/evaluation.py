@@ -289,7 +289,7 @@ def accounting(
     path = Path(folder) / "accounting.json"
     if not path.is_file():
         return ""
-    record = {"predicted_peak_bytes": 1, "compiled": False} | read_json(path)
+    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
     for name in (
         "tokens",
         "flops",
@@ -299,6 +299,8 @@ def accounting(
         "predicted_peak_bytes",
     ):
         value = record.get(name)
+        if value is None and name == "predicted_peak_bytes":
+            continue  # is predicted for a CPU only
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -320,7 +322,8 @@ def accounting(
 def _account_table(record):
     speed, rate = record["product_speed"], record["flops"] / record["seconds"]
     predicted, peak = (
-        f"{record[name] / 1e6:,.0f} MB" for name in ("predicted_peak_bytes", "peak_bytes")
+        "" if record[name] is None else f"{record[name] / 1e6:,.0f} MB"
+        for name in ("predicted_peak_bytes", "peak_bytes")
     )
     rows = [
         ("tokens", f"{record['tokens']:,}", ""),
@@ -335,11 +338,7 @@ def _account_table(record):
             f"{record['flops'] / speed:,.0f} s at that speed",
             f"{record['seconds']:,.0f} s",
         ),
-        (
-            "peak memory of the process",
-            predicted if record["predicted_peak_bytes"] > 1 else "",
-            peak,
-        ),
+        ("peak memory of the process", predicted, peak),
     ]
     compiled = ", compiled" if record["compiled"] else ""
     head = (

@@ -328,7 +328,7 @@ def test_a_run_is_not_overwritten(tokenizer, tmp_path, write):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"has a \S+ that no export wrote.*ask for it to be overwritten"): write(model, tokenizer, tmp_path)
+    with pytest.raises(InputError, match=r"has a \S+ that no export wrote.*or overwrite=True \(--overwrite on the command line\)"): write(model, tokenizer, tmp_path)
     assert contents(tmp_path) == before
     write(model, tokenizer, tmp_path, overwrite=True)
     assert contents(tmp_path)["config.json" if write is to_hf else "model.safetensors"] != before["config.json" if write is to_hf else "model.safetensors"]
