@@ -34,6 +34,7 @@ from .generation import KVCache
 from .rope import RotaryEmbedding
 from .tokenizer import Tokenizer
 from .configuration import TrainingConfig
+from .runs import Run
 from .training import Trainer
 from .transformer import Transformer, TransformerConfig
 
@@ -48,12 +49,13 @@ def trainer(
     folder,                         # the run folder
     tokens=None,                    # integer array, to learn from and to be tested on; None: `COUNTING`
     config=CONFIG,                  # the model's shape
+    kind=Trainer,                   # of trainer: `Trainer`, or `Run`, which can go on from where it was broken off
     **changes,                      # fields of `TrainingConfig` that differ from STEPS
 ) -> Trainer:
     "A trainer for a tiny model, the same at every call."
     torch.manual_seed(0)
     if tokens is None: tokens = COUNTING
-    return Trainer(Transformer(config), tokens, tokens, TrainingConfig(**STEPS | changes), folder, device="cpu")
+    return kind(Transformer(config), tokens, tokens, TrainingConfig(**STEPS | changes), folder)
 
 
 def train(
@@ -331,9 +333,9 @@ BUGS.append(Bug("residual forgotten", "lm336.block.TransformerBlock.forward", _s
 
 # %% ../nbs/19_bug_zoo.ipynb #f91a5bc0
 def _decay_in_gradient(original):
-    def step(params, grads, *state, weight_decay, **options):
-        return original(params, [g + weight_decay * p for p, g in zip(params, grads)], *state, weight_decay=0.0, **options)
-    return step
+    def update(p, g, state, weight_decay, **options):
+        return original(p, g + weight_decay * p, state, weight_decay=0.0, **options)
+    return update
 
 
 def decay_is_a_share_of_the_weight():
@@ -343,17 +345,15 @@ def decay_is_a_share_of_the_weight():
     adamw.AdamW([p], lr=0.1, weight_decay=0.1).step()
     assert torch.allclose(p.detach(), torch.tensor([99.0, 0.99])), f"100 and 1 became {p[0].item():.2f} and {p[1].item():.2f}: is the decay in the gradient?"
 
-BUGS.append(Bug("weight decay in the gradient", "lm336.adamw._adamw_fused", _decay_in_gradient, decay_is_a_share_of_the_weight,
+BUGS.append(Bug("weight decay in the gradient", "lm336.adamw._update", _decay_in_gradient, decay_is_a_share_of_the_weight,
                 "a weight decay taken from a paper, which does not do what the paper says"))
 
 # %% ../nbs/19_bug_zoo.ipynb #4464900a
 def _uncorrected(original):
-    def step(params, grads, exp_avgs, exp_avg_sqs, steps, *, lr, beta1, beta2, eps, weight_decay, **scaler):
-        for p, g, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps):
-            t += 1
-            m.lerp_(g, 1 - beta1), v.lerp_(g * g, 1 - beta2)
-            p.mul_(1 - lr * weight_decay).sub_(lr * m / (v.sqrt() + eps))                   # m and v should be corrected
-    return step
+    def update(p, g, state, lr, betas, eps, weight_decay):
+        m, v = state["exp_avg"].lerp_(g, 1 - betas[0]), state["exp_avg_sq"].lerp_(g * g, 1 - betas[1])
+        p.mul_(1 - lr * weight_decay).sub_(lr * m / (v.sqrt() + eps))                       # m and v should be corrected
+    return update
 
 
 def the_first_step_is_lr_long():
@@ -363,7 +363,7 @@ def the_first_step_is_lr_long():
     adamw.AdamW([p], lr=0.1, weight_decay=0.0).step()
     assert torch.allclose(p.detach(), torch.full((2,), -0.1), rtol=1e-3), f"the first step was {-p[1].item():.3f} and not 0.1: are the averages corrected?"
 
-BUGS.append(Bug("no bias correction", "lm336.adamw._adamw_fused", _uncorrected, the_first_step_is_lr_long,
+BUGS.append(Bug("no bias correction", "lm336.adamw._update", _uncorrected, the_first_step_is_lr_long,
                 "a jump of the loss in the first steps, which a longer warm-up hides"))
 
 # %% ../nbs/19_bug_zoo.ipynb #a9a15740
@@ -418,11 +418,11 @@ def _averages_forgotten(original): return lambda self, state: None
 def a_broken_run_is_the_same_run():
     "Twenty steps, a new trainer, twenty more: the weights of forty."
     with TemporaryDirectory() as folder:
-        whole, broken = trainer(Path(folder) / "whole"), trainer(Path(folder) / "broken")
+        whole, broken = (trainer(Path(folder) / name, kind=Run) for name in ("whole", "broken"))
         train(whole)
         train(broken, 20)
         broken.save()
-        again = trainer(Path(folder) / "broken")
+        again = trainer(Path(folder) / "broken", kind=Run)
         again.resume()
         train(again, 20)
     same = all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters()))

@@ -216,3 +216,12 @@ def check_same_run(
                     f"{part}.{name} is {value!r} now and {then.get(name)!r} in {path}: "
                     "resume with the same configuration, or start a new run"
                 )
+
+
+def keep_newest(
+    folder: Path,  # of checkpoints
+    pattern: str,  # of file names that sort by age
+):
+    "Of the files that fit, remove all but the newest two."
+    for old in sorted(folder.glob(pattern))[:-2]:
+        old.unlink()

@@ -22,17 +22,19 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .accounting import environment
 from .block import TransformerBlock, silu
 from .corpus import read_text, stories_size
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
-from .evaluation import entropy_floor, environment, evaluate
+from .evaluation import entropy_floor, evaluate
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
 from .configuration import TrainingConfig
-from .training import Trainer, read_metrics
+from .runs import Run
+from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
@@ -202,7 +204,7 @@ def _trained(model, train, valid, values, bytes_per_token):
     "A trainer that went as far as it could, whether it broke, the curve of its score, and the seconds that it took."
     values, start, broke = values | dict(save_interval=values["max_steps"]), time.perf_counter(), False
     with TemporaryDirectory() as folder:
-        trainer = Trainer(model, train, valid, TrainingConfig(**values), folder)
+        trainer = Run(model, train, valid, TrainingConfig(**values), folder)
         try:
             trainer.fit()
         except FloatingPointError:

@@ -162,7 +162,6 @@ class BPEStepper(anywidget.AnyWidget):
         if num_merges < 1: raise InputError(f"num_merges is {num_merges}: at least 1 is needed")
         super().__init__(text=text, num_merges=num_merges)
 
-
 # %% ../nbs/20_widgets.ipynb #bc433299
 class TokenPainter(anywidget.AnyWidget):
     "A text in the tokens of a tokenizer, coloured, with their ids, while you type."
@@ -273,7 +272,6 @@ class ScheduleExplorer(anywidget.AnyWidget):
         cosine_schedule(0, *(getattr(config, name) for name in names))   # refuses a floor above the peak
         super().__init__(**{name: getattr(config, name) for name in names})
 
-
 # %% ../nbs/20_widgets.ipynb #5d0c7a33
 def thin_losses(
     losses: list[float],       # of every update, from the first
@@ -293,7 +291,7 @@ def watch_learning(
     max_new_tokens: int = 150,  # at most, at every stop
     temperature: float = 0.8,   # of the continuation, whose seed is 0
 ) -> dict:                      # what `LearningSlider` shows
-    "Train, and stop at some steps to validate and to hear the model. The updates are those of `Trainer.fit`."
+    "Train, and stop at some steps to validate and to hear the model. The updates are those of its `fit`."
     if not steps or list(steps) != sorted(set(steps)) or not trainer.step <= steps[0] <= steps[-1] <= trainer.config.max_steps:
         raise InputError(f"steps is {steps!r}: rising numbers from {trainer.step} to {trainer.config.max_steps} are needed")
     ids, end, losses, stops = tokenizer.encode(prompt), tokenizer.end_of_text_id, [], []

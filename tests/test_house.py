@@ -19,7 +19,8 @@ MAIN_LINE = [
     "corpus", "bpe", "tokenizer_json", "tokenizer", "dataset",
     "embeddings", "rope", "attention", "block", "transformer",
     "loss", "adamw", "schedule",
-    "configuration", "training", "runs",
+    "configuration", "devices", "checkpoints", "run_folder",
+    "training", "fast_trainer", "runs",
     "generation", "evaluation",
 ]
 UNDER_THE_HOOD = [
