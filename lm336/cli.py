@@ -43,7 +43,7 @@ def _run_files(folder):
 
 def _refuse_places(folder, data):
     "`InputError` where a run's files would lie among its own texts, or cannot take their places."
-    from lm336.corpus import stories_size
+    from lm336.grammar import stories_size
 
     places = {folder / Path(pattern).parent for pattern in RUN_FILES}  # and those inside
     built_in = data == "tinystories" or stories_size(data) is not None

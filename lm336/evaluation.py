@@ -16,7 +16,6 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .corpus import StoryGrammar, stories_size
 from .errors import InputError
 from .files import atomic_path, read_json
 from .dataset import load_tokens
@@ -158,6 +157,8 @@ def entropy_floor(
     path,        # its validation text
 ) -> float:      # bits per byte, None where it is not known
     "What the grammar itself would score on this very file: known for the built-in stories alone."
+    from lm336.grammar import StoryGrammar, stories_size
+
     floor = StoryGrammar().file_bits_per_byte(path) if stories_size(data) else math.inf
     return floor if math.isfinite(floor) else None
 

@@ -21,9 +21,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lm336.cli import COMMANDS, main
-from lm336.corpus import StoryGrammar, iter_documents
+from lm336.corpus import iter_documents
 from lm336.evaluation import token_losses
 from lm336.files import owned, sha256
+from lm336.grammar import StoryGrammar
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 

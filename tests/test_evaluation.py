@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm336.corpus import StoryGrammar, write_stories
+from lm336.grammar import StoryGrammar, write_stories
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.evaluation import Evaluation, accounting, below_floor, entropy_floor, evaluate, token_losses, windows
 from lm336.tokenizer import Tokenizer

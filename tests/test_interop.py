@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from hypothesis import given, settings
 
 from lm336.attention import reorder_rows
-from lm336.corpus import write_stories
+from lm336.grammar import write_stories
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.generation import generate_stream
 from lm336.interop import from_hf, hf_name, to_hf, to_web
