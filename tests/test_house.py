@@ -37,6 +37,12 @@ ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]
 # A room of the main line offers what lies behind it by an import inside the function that
 # offers it: (module, the later one that it reaches) -> why.
 DOORS: dict[tuple[str, str], str] = {
+    ("devices", "accounting"): "`pick_precision` asks what the processor multiplies",
+    ("fast_trainer", "accounting"): "how long a run is decides whether it is compiled",
+    ("fast_trainer", "fast_training"): "the fast updates are used by default",
+    ("runs", "accounting"): "a run measures its memory",
+    ("runs", "report"): "a run draws its curve and writes its account",
+    ("evaluation", "fast_training"): "`token_losses` takes PyTorch's kernel",
     ("corpus", "grammar"): "`corpus_files` writes the built-in stories",
     ("evaluation", "grammar"): "`entropy_floor` is known for the built-in stories",
 }
