@@ -102,7 +102,7 @@ class FastTrainer(Trainer):
             self.num_processes,
         )
 
-    def loss(
+    def batch_loss(
         self,
         inputs: torch.Tensor,  # token ids (batch, seq)
         targets: torch.Tensor,  # the ids that follow them (batch, seq)

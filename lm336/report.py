@@ -86,7 +86,7 @@ def write_account(
     tokens = steps * c.batch_size * run.context_length
     # one window, which needs little memory, counts for all
     window = batch_at(run.train_tokens, 1, run.context_length, c.seed, 0, run.device)
-    counted = counted_flops(lambda: run.loss(*window), run.model.parameters())
+    counted = counted_flops(lambda: run.batch_loss(*window), run.model.parameters())
     record: dict[str, Any] = dict(
         device=run.device.type,
         precision=run.precision,

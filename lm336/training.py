@@ -80,7 +80,7 @@ class Trainer:
 
         def learning_rate(self) -> float: ...
         def batch(self) -> tuple[torch.Tensor, torch.Tensor]: ...
-        def loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+        def batch_loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
         def train_step(self) -> tuple[torch.Tensor, torch.Tensor]: ...
         def validation_starts(self) -> np.ndarray: ...
         def windows_loss(self, starts: np.ndarray) -> float: ...
@@ -94,7 +94,7 @@ class Trainer:
         def advice(self) -> str: ...
         def fit(self) -> dict[str, Any]: ...
 
-# %% ../nbs/12_training.ipynb #ce66097c
+# %% ../nbs/12_training.ipynb #58c18fe6
 @patch
 def learning_rate(self: Trainer) -> float:
     "The learning rate of the next update: linear warm-up, then half a cosine."
@@ -113,7 +113,7 @@ def batch(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:  # (batch, seq) e
 
 
 @patch
-def loss(
+def batch_loss(
     self: Trainer,
     inputs: torch.Tensor,  # token ids (batch, seq)
     targets: torch.Tensor,  # the ids that follow them (batch, seq)
@@ -130,7 +130,7 @@ def train_step(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:  # scalars
     rate = self.learning_rate()
     for group in self.optimizer.param_groups:
         group["lr"] = rate
-    loss = self.loss(*self.batch())
+    loss = self.batch_loss(*self.batch())
     loss.backward()
     norm = clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
     self.watch(self.step + 1, rate, loss.item(), norm.item())
@@ -207,7 +207,7 @@ def windows_loss(
     size = self.context_length + 1
     windows = np.stack([self.valid_tokens[s : s + size] for s in starts]).astype(np.int64)
     windows = torch.from_numpy(windows).to(self.device)
-    return self.loss(windows[:, :-1], windows[:, 1:]).item() * len(starts)
+    return self.batch_loss(windows[:, :-1], windows[:, 1:]).item() * len(starts)
 
 # %% ../nbs/12_training.ipynb #62cccc14
 @patch

@@ -51,14 +51,18 @@ WIDTH = 95  # columns of a line
 LINES = 250  # of a room of the main line, blanks and docstrings aside
 
 # What does not hold yet. A module that holds is taken out.
-NOT_YET_IN_ORDER = {"training"}
-NOT_YET_IN_DOORS = set(MAIN_LINE)
-NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"}
+NOT_YET_IN_ORDER: set[str] = set()
+DONE = {  # rooms to which every rule of the house applies
+    "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
+    "training", "fast_trainer", "fast_training", "report",
+}
+NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
+NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
 NOT_YET_SHORT = {
     "corpus", "bpe", "tokenizer", "transformer",
-    "training", "runs", "generation", "evaluation",
+    "runs", "generation", "evaluation",
 }
-NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND}
+NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
 NOT_YET_RENAMED = {"corpus.download", "evaluation.accounting", "experiments.experiments"}
 
 
