@@ -270,8 +270,8 @@ def run_preset(
 
     `InputError` where that would lose something."""
     from lm336.devices import pick_device, process_group, processes
-    from lm336.evaluation import evaluate_run
     from lm336.fast_trainer import check_training
+    from lm336.report import evaluate_run
     from lm336.run_folder import read_run
 
     folder, device, first = Path(folder), pick_device(device), processes()[0] == 0
@@ -387,7 +387,7 @@ def lm336_evaluate(
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
     from lm336.devices import pick_device
-    from lm336.evaluation import evaluate_run
+    from lm336.report import evaluate_run
     from lm336.run_folder import read_run
 
     read_run(run)

@@ -1,34 +1,66 @@
-"""What a run shows: the curve of its losses, and the account of what it took."""
+"""A run as people look at it: its curve, its samples, its account, its report card.
+
+What is shown is read from the run's folder, so that it can be shown again at any time."""
 
 import io
+import json
 import os
-from typing import TYPE_CHECKING, Any
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
-from .accounting import counted_flops, flops_per_token, matmul_speed, process_memory
-from .dataset import batch_at
-from .files import atomic_path, write_json
+from .accounting import (
+    counted_flops,
+    environment,
+    flops_per_token,
+    matmul_speed,
+    process_memory,
+)
+from .dataset import batch_at, load_tokens
+from .devices import pick_device
+from .errors import InputError
+from .evaluation import Evaluation, below_floor, entropy_floor, evaluate
+from .files import atomic_path, read_json, write_json
+from .generation import generate_stream
+from .run_folder import check_digests, load_run
+from .runs import Run
+from .tokenizer import Tokenizer
 from .training import read_metrics
-from .transformer import parameter_count
+from .transformer import Transformer, TransformerConfig, parameter_count
 
-if TYPE_CHECKING:
-    from .runs import Run
+__all__ = [
+    "account_table",
+    "evaluate_run",
+    "plot_metrics",
+    "png",
+    "show_curve",
+    "write_account",
+    "write_curve",
+    "write_report",
+    "write_samples",
+]
 
-__all__ = ["plot_metrics", "png", "show_curve", "write_account", "write_curve"]
+# ---------------------------------------------------------------- the curve
 
 
 def plot_metrics(
     folder: str | os.PathLike,  # the run folder
-    floor: float | None = None,  # entropy of the text in nats per token
+    floor: float | None = None,  # entropy of the text in nats per token, where it is known
     title: str = "",  # above the axes
 ) -> Figure:
-    "Training and validation loss, in nats per token, and the learning rate, against the step."
+    "Training and validation loss, in nats per token, and the learning rate, by the step."
     lines = read_metrics(folder)
 
-    def series(key: str) -> tuple[list[int], list[float]]:
-        there = [line for line in lines if key in line]
-        return [line["step"] for line in there], [line[key] for line in there]
+    def series(name: str) -> tuple[list[int], list[float]]:
+        "Steps, and what was measured at each."
+        there = [line for line in lines if name in line]
+        return [line["step"] for line in there], [line[name] for line in there]
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -38,7 +70,8 @@ def plot_metrics(
     axes.plot(*series("loss"), label="training", lw=1, alpha=0.7)
     axes.plot(*series("valid_loss"), label="validation", marker="o", ms=4)
     if floor is not None:
-        axes.axhline(floor, color="k", ls=":", label=f"entropy of the text, {floor:.3f}")
+        label = f"entropy of the text, {floor:.3f}"
+        axes.axhline(floor, color="k", ls=":", label=label)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     axes.legend()
     return figure
@@ -54,7 +87,7 @@ def png(
 
 
 def write_curve(
-    run: "Run",  # that has measured something
+    run: Run,  # that has measured something
 ):
     "Draw loss.png, from the metrics file alone, so that it can be redrawn at any time."
     with atomic_path(run.folder / "loss.png") as path:
@@ -62,7 +95,7 @@ def write_curve(
 
 
 def show_curve(
-    run: "Run",  # in a notebook
+    run: Run,  # in a notebook
 ):
     "Draw the curve below the cell, in place of the one that this run drew before."
     from IPython.display import Image, display
@@ -77,8 +110,75 @@ def show_curve(
         run.picture = display(picture, display_id=True)
 
 
+# ---------------------------------------------------------------- the samples
+
+
+def write_samples(
+    model: Transformer,  # the trained model
+    tokenizer: Tokenizer,  # its tokenizer
+    path: str | os.PathLike,  # where the sheet goes, Markdown
+    prompts: Sequence[str],  # each is continued once; an empty one starts a new document
+    max_new_tokens: int = 400,  # at most, per sample
+    temperature: float = 0.8,  # of the samples
+) -> list[str]:  # the texts, prompt included
+    "A sheet of samples: each prompt continued until the end of text, with seeds 0, 1, 2, ..."
+    end = tokenizer.end_of_text_id
+    texts = []
+    for seed, prompt in enumerate(prompts):
+        start = tokenizer.encode(prompt)
+        if not start:
+            start = [0 if end is None else end]
+        new = generate_stream(
+            model,
+            start,
+            max_new_tokens,
+            temperature,
+            seed=seed,
+            stop_token=end,
+            vocab_size=tokenizer.vocab_size,
+        )
+        continuation = tokenizer.decode(token for token in new if token != end)
+        texts.append((prompt + continuation).strip())
+    head = f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(head + "\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
+    return texts
+
+
+# ---------------------------------------------------------------- the account
+
+_NUMBERS = ("tokens", "flops", "seconds", "product_speed", "peak_bytes", "predicted_peak_bytes")
+_OTHERS = {
+    "device": (str, "text"),
+    "precision": (str, "text"),
+    "compiled": (bool, "true or false"),
+}
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value < 1e300
+
+
+def _read_account(path: Path) -> dict:
+    "What accounting.json holds; `InputError` names the first value that cannot be used."
+    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
+    without = "without the file, a report has no account"
+    for name in _NUMBERS:
+        value = record.get(name)
+        if value is None and name == "predicted_peak_bytes":
+            continue  # is predicted for a CPU only
+        if not _is_positive(value):
+            raise InputError(f"{path}: {name} must be a number above 0; {without}")
+    for name, (kind, words) in _OTHERS.items():
+        if not isinstance(record.get(name), kind):
+            raise InputError(f"{path}: {name} must be {words}; {without}")
+    return record
+
+
 def write_account(
-    run: "Run",  # that has trained
+    run: Run,  # that has trained
 ):
     "Write what the run should have taken and what it did, since `fit` began: accounting.json."
     c, shape = run.config, run.model.config
@@ -106,3 +206,102 @@ def write_account(
         there_before = 4 * parameter_count(shape)  # is in `program`, too
         record["predicted_peak_bytes"] = sum(parts.values()) - there_before
     write_json(run.folder / "accounting.json", record)
+
+
+def account_table(
+    folder: str | os.PathLike,  # the run folder
+) -> str:  # Markdown, "" where the run wrote no accounting.json
+    """Operations, time and memory of a run: predicted and measured.
+
+    `InputError` for an accounting.json that cannot be used."""
+    path = Path(folder) / "accounting.json"
+    if not path.is_file():
+        return ""
+    record = _read_account(path)
+    fastest = record["product_speed"]
+    speed = record["flops"] / record["seconds"]
+    predicted = ""
+    if record["predicted_peak_bytes"] is not None:
+        predicted = f"{record['predicted_peak_bytes'] / 1e6:,.0f} MB"
+    peak = f"{record['peak_bytes'] / 1e6:,.0f} MB"
+    shortest = f"{record['flops'] / fastest:,.0f} s at that speed"
+    rows = [
+        ("tokens", f"{record['tokens']:,}", ""),
+        ("operations in matrix products", f"{record['flops']:.2e}", ""),
+        (
+            "operations per second",
+            f"{fastest:.2e} (one large product)",
+            f"{speed:.2e}, {speed / fastest:.0%} of it",
+        ),
+        ("time", shortest, f"{record['seconds']:,.0f} s"),
+        ("peak memory of the process", predicted, peak),
+    ]
+    compiled = ", compiled" if record["compiled"] else ""
+    trained = f"Trained on a {record['device'].upper()} in {record['precision']}{compiled}."
+    head = "| | predicted | measured |\n|---|---|---|"
+    body = "\n".join(f"| {name} | {before} | {after} |" for name, before, after in rows)
+    return f"{trained}\n\n{head}\n{body}"
+
+
+# ---------------------------------------------------------------- the report card
+
+
+def write_report(
+    folder: str | os.PathLike,  # the run folder
+    run: dict,  # run.json
+    score: Evaluation,  # of the whole validation file
+    config: TransformerConfig,  # the model's
+    texts: list[str],  # samples, of which the first two are shown
+) -> None:
+    """The report card, report.md: score, curve, samples, account, environment.
+
+    `InputError` for an accounting.json that cannot be used."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "python -m lm336")
+    facts = {
+        "parameters": f"{parameter_count(config):,}",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join([program, *map(shlex.quote, sys.argv[1:])]),
+    } | environment()
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    parts = [
+        f"# {Path(folder).absolute().name}",
+        f"Trained on {run['data']}. On the whole validation file: {score}.",
+    ]
+    alarm = below_floor(score)
+    if alarm:
+        parts.append(f"**{alarm}**")
+    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2])]
+    account = account_table(folder)
+    if account:
+        parts += ["## Accounting", account]
+    described = {name: value for name, value in run.items() if name != "digests"}
+    parts += [
+        "## Environment",
+        f"| what | value |\n|---|---|\n{table}",
+        "## Configuration",
+        f"```json\n{json.dumps(described, indent=1)}\n```\n",
+    ]
+    with atomic_path(Path(folder) / "report.md") as path:
+        # a folder may be called anything
+        path.write_text("\n\n".join(parts), encoding="utf-8", errors="replace")
+
+
+def evaluate_run(
+    folder: str | os.PathLike,  # the run folder
+    prompts: Sequence[str] = ("", "", "", ""),  # of the sample sheet
+    device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
+) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
+    """Score a run on its whole validation file; write samples.md and report.md into its folder.
+
+    Everything is read before anything is computed, so that a file that cannot be used is named
+    at once. Errors as `load_run`."""
+    folder = Path(folder)
+    run, model, tokenizer = load_run(folder, pick_device() if device is None else device)
+    check_digests(folder, run, "data/valid.npy")
+    tokens = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
+    account_table(folder)
+    floor = entropy_floor(run["data"], folder / "data" / "valid.txt")
+    score = evaluate(model.float(), tokens, tokenizer, floor, progress=True)
+    texts = write_samples(model, tokenizer, folder / "samples.md", prompts)
+    write_report(folder, run, score, model.config, texts)
+    return score, texts
