@@ -1,7 +1,7 @@
 """The trainer with fast updates: in 16 bits, in micro-batches, shared by several processes.
 
-What `lm336.fast_training` makes fast, in the place of the plain trainer's parts. Chapter 13 tells
-when that pays."""
+What `lm336.fast_training` makes fast, in the place of the plain trainer's parts. Chapter 13
+tells when that pays."""
 
 import os
 from typing import Any

@@ -147,7 +147,14 @@ def write_samples(
 
 # ---------------------------------------------------------------- the account
 
-_NUMBERS = ("tokens", "flops", "seconds", "product_speed", "peak_bytes", "predicted_peak_bytes")
+_NUMBERS = (
+    "tokens",
+    "flops",
+    "seconds",
+    "product_speed",
+    "peak_bytes",
+    "predicted_peak_bytes",
+)
 _OTHERS = {
     "device": (str, "text"),
     "precision": (str, "text"),
@@ -291,7 +298,7 @@ def evaluate_run(
     prompts: Sequence[str] = ("", "", "", ""),  # of the sample sheet
     device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
 ) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
-    """Score a run on its whole validation file; write samples.md and report.md into its folder.
+    """Score a run on its whole validation file; write its samples.md and report.md.
 
     Everything is read before anything is computed, so that a file that cannot be used is named
     at once. Errors as `load_run`."""

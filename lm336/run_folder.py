@@ -71,7 +71,7 @@ def check_digests(
 def load_run(
     folder: str | os.PathLike,  # a run folder
     device: str | torch.device = "cpu",  # where the model goes
-) -> tuple[dict[str, Any], Transformer, Tokenizer]:  # the description, the model, its tokenizer
+) -> tuple[dict[str, Any], Transformer, Tokenizer]:  # description, model, its tokenizer
     """Open a run.
 
     `InputError` where a file is missing, damaged or of another run."""

@@ -21,7 +21,7 @@ def cosine_schedule(
 ) -> float:
     """Learning rate of a step: linear warm-up, half a cosine, then the floor.
 
-    Loshchilov & Hutter 2017, eq. 5, without restarts. `InputError` for an order without sense."""
+    Loshchilov & Hutter 2017, eq. 5, without restarts. `InputError` for a wrong order."""
     if step < 0:
         raise InputError(f"step is {step}: at least 0 is needed")
     if not 0 <= min_lr <= max_lr < math.inf:
