@@ -619,13 +619,13 @@ def _scored_twice(original: Callable) -> Callable:
 
 def every_token_is_scored_once():
     "The scored parts of the windows cover a text, each token once."
-    parts = [np.arange(first, end) for _, end, first in evaluation.windows(100, 16, 8)]
+    parts = [np.arange(first, end) for _, end, first in evaluation.sliding_windows(100, 16, 8)]
     scored = np.concatenate(parts)
     assert len(scored) == 100 and len(set(scored)) == 100, \
         f"{len(scored)} scores for 100 tokens: are overlaps scored twice?"
 
 
 BUGS.append(Bug(
-    "overlaps scored twice", "lm336.evaluation.windows",
+    "overlaps scored twice", "lm336.evaluation.sliding_windows",
     _scored_twice, every_token_is_scored_once,
     "a score that changes with the stride more than context explains"))

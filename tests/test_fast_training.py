@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lm336 import (
-    FastTrainer,
     InputError,
     Run,
     Trainer,
@@ -22,6 +21,7 @@ from lm336 import (
     fast_training,
 )
 from lm336.adamw import AdamW
+from lm336.fast_trainer import FastTrainer
 from lm336.fast_training import FastAdamW, FastUpdate, fast_token_nats, linear_cross_entropy
 from lm336.loss import cross_entropy, token_nats
 from lm336.training import read_metrics
