@@ -18,7 +18,7 @@ __all__ = ['CONFIG', 'STEPS', 'COUNTING', 'USUAL', 'BUGS', 'tiny_trainer', 'take
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from pkgutil import resolve_name
@@ -594,9 +594,10 @@ BUGS.append(Bug(
 
 # %% ../nbs/19_bug_zoo.ipynb #962fafdf
 def _stops_short(original):
-    def probs(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
-        full = original(logits, temperature, top_k, None, min_p)
-        if top_p is None: return full
+    def probs(logits, config=generation.SamplingConfig(), seen=None):
+        full, top_p = original(logits, replace(config, top_p=None), seen), config.top_p
+        if top_p is None:
+            return full
         ordered, ids = full.sort(-1, descending=True)
         kept = (ordered * (ordered.cumsum(-1) <= top_p)).scatter(-1, ids, ordered * (ordered.cumsum(-1) <= top_p))
         return kept / kept.sum(-1, keepdim=True)
@@ -606,7 +607,7 @@ def _stops_short(original):
 def the_nucleus_is_large_enough():
     "The tokens that top-p keeps had the probability p together."
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    kept = logits.exp()[generation.next_token_probs(logits, top_p=0.6) > 0].sum().item()
+    kept = logits.exp()[generation.next_token_probs(logits, generation.SamplingConfig(top_p=0.6)) > 0].sum().item()
     assert kept >= 0.6, f"top-p 0.6 kept {kept:.1f}: is the token that crosses the line left out?"
 
 BUGS.append(Bug("top-p stops short", "lm336.generation.next_token_probs", _stops_short, the_nucleus_is_large_enough,
