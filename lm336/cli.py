@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from lm336.configuration import TrainingConfig
     from lm336.evaluation import Evaluation
-    from lm336.training import Trainer
+    from lm336.runs import Run
     from lm336.transformer import TransformerConfig
 
 # %% ../nbs/22_cli.ipynb #82727051
@@ -163,7 +163,7 @@ def _make_run(
 ):
     "Make a new run's texts, tokenizer, tokens and run.json, and move them in."
     from lm336.dataset import prepare
-    from lm336.evaluation import run_digests
+    from lm336.run_folder import run_digests
 
     _check_nothing_is_lost(folder, data, overwrite)
     _check_memory(replace(model, vocab_size=1), device)
@@ -248,7 +248,7 @@ def _check_files(
     folder: Path,  # of a run that goes on
 ):
     "`InputError` where it has other files than it was begun with."
-    from lm336.evaluation import check_digests, read_run
+    from lm336.run_folder import check_digests, read_run
 
     run = read_run(folder)
     begun_with = run["digests"].keys() - {"model.safetensors"}
@@ -259,7 +259,7 @@ def _record_weights(
     folder: Path,  # of a run that has ended
 ):
     "Write the digest of its weights into its description."
-    from lm336.evaluation import read_run
+    from lm336.run_folder import read_run
 
     run = read_run(folder)
     run["digests"]["model.safetensors"] = sha256(folder / "model.safetensors")
@@ -270,7 +270,7 @@ def _forget_weights(
     folder: Path,  # of a run that goes on
 ):
     "Take the digest of its weights out of its description: they will change."
-    from lm336.evaluation import read_run
+    from lm336.run_folder import read_run
 
     run = read_run(folder)
     if run["digests"].pop("model.safetensors", None) is not None:
@@ -280,15 +280,16 @@ def _forget_weights(
 def _load_trainer(
     folder: Path,  # with the files of a run
     device: "torch.device",
-) -> "Trainer":
+) -> "Run":
     "The trainer of a run, before its first step."
     import torch
 
     from lm336.configuration import load_preset
     from lm336.dataset import load_tokens
+    from lm336.devices import process_group
     from lm336.evaluation import entropy_floor
+    from lm336.runs import Run
     from lm336.tokenizer import Tokenizer
-    from lm336.training import Trainer, process_group
     from lm336.transformer import Transformer
 
     process_group(device)  # here the others wait until the first has made the files
@@ -300,11 +301,11 @@ def _load_trainer(
     if floor is not None:
         floor *= math.log(2) * tokenizer.token_lengths[valid].mean()
     torch.manual_seed(training.seed)
-    return Trainer(Transformer(model), train, valid, training, folder, device, floor)
+    return Run(Transformer(model), train, valid, training, folder, device, floor)
 
 # %% ../nbs/22_cli.ipynb #10435822
 def _train_and_evaluate(
-    trainer: "Trainer",
+    trainer: "Run",
 ) -> "tuple[Evaluation | None, list[str]]":  # (None, []) but in the first process
     "Train a run to its end, then score it, let it tell, and write its report."
     from lm336.report import evaluate_run
@@ -330,7 +331,7 @@ def _owned_by_first(
     folder: Path,  # of a run
 ) -> Iterator[bool]:  # whether this process is the run's first
     "Own a run's folder while the block runs, in the first of its processes."
-    from lm336.training import processes
+    from lm336.devices import processes
 
     rank, _ = processes()
     with owned(folder) if rank == 0 else nullcontext():
@@ -350,7 +351,8 @@ def begin_run(
 
     `InputError` for what cannot be done, and where a run would be lost; nothing is then."""
     from lm336.configuration import load_preset
-    from lm336.training import check_training, pick_device
+    from lm336.devices import pick_device
+    from lm336.fast_trainer import check_training
 
     folder = Path(folder)
     where = pick_device(device)
@@ -371,8 +373,8 @@ def resume_run(
     """Go on with a run from its newest checkpoint, as it was begun.
 
     `InputError` for a folder that is no run, or has other files than it was begun with."""
-    from lm336.evaluation import read_run
-    from lm336.training import pick_device
+    from lm336.devices import pick_device
+    from lm336.run_folder import read_run
 
     folder = Path(folder)
     where = pick_device(device)
@@ -504,9 +506,9 @@ def lm336_evaluate(
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
-    from lm336.evaluation import read_run
+    from lm336.devices import pick_device
     from lm336.report import evaluate_run
-    from lm336.training import pick_device
+    from lm336.run_folder import read_run
 
     read_run(run)
     with owned(run):
@@ -520,14 +522,14 @@ def lm336_generate(
     max_new_tokens: int = 400,  # at most this many
     temperature: float = 1.0,  # below 1 safer, above 1 wilder, 0 always the likeliest token
     top_k: int | None = None,  # only the k likeliest tokens
-    top_p: float | None = None,  # only the likeliest that together have this probability
+    top_p: float | None = None,  # only the likeliest tokens that together have this probability
     seed: int | None = None,  # the same seed gives the same text
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
-    from lm336.evaluation import load_run
+    from lm336.devices import pick_device
     from lm336.generation import SamplingConfig, generate_stream
-    from lm336.training import pick_device
+    from lm336.run_folder import load_run
 
     _, model, tokenizer = load_run(pretrained_folder(run), pick_device(device))
     end = tokenizer.end_of_text_id
@@ -594,7 +596,7 @@ def _resume_demo(
     device: str | None,
 ) -> "tuple[Evaluation | None, list[str]]":  # as `resume_run`
     "`InputError` for another run, which goes by steps, and for a demo without a checkpoint."
-    from lm336.evaluation import read_run
+    from lm336.run_folder import read_run
 
     if not any(folder.glob("checkpoints/step_*.safetensors")):
         raise InputError(
@@ -647,8 +649,8 @@ def lm336_web(
     overwrite: bool = False,  # replace files of these names that no page is made of
 ):
     "Make a page that runs the model in its reader's browser: a folder for any web server."
-    from lm336.evaluation import check_digests, read_run
     from lm336.interop import to_web
+    from lm336.run_folder import check_digests, read_run
     from lm336.tokenizer import Tokenizer
     from lm336.transformer import Transformer
 
