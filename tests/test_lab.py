@@ -30,7 +30,7 @@ model = Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True))""
 WIDGETS = {
     "Sampler": ("widgets.Sampler(model, tokenizer)", [
         ("button", "click", ".text"), ("[name=prompt]", "Once", ".bars"), ("[name=temperature]", "ArrowRight", ".bars"),
-        ("[name=topK]", "End", ".bars"), ("[name=topP]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
+        ("[name=top_k]", "End", ".bars"), ("[name=top_p]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
     "BPEStepper": ("widgets.BPEStepper('she sells sea shells')", [
         ("button >> nth=0", "click", ".words"), ("[name=step]", "ArrowRight", ".words"), ("[name=back]", "click", ".words"),
         ("[name=text]", "the other text", ".bars")]),
