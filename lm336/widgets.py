@@ -175,7 +175,7 @@ class TokenPainter(anywidget.AnyWidget):
         tokenizer: Tokenizer,             # the live tokenizer
         text: str = "Once upon a time",   # to begin with
     ):
-        as_json = tokenizer._as_json()
+        as_json = tokenizer.to_json()
         super().__init__(added_tokens=as_json["added_tokens"], model=as_json["model"], text=text)
 
 # %% ../nbs/20_widgets.ipynb #7b1e4a04
