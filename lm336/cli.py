@@ -407,26 +407,17 @@ def lm336_generate(
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
     from lm336.evaluation import load_run
-    from lm336.generation import generate_stream
+    from lm336.generation import SamplingConfig, generate_stream
     from lm336.training import pick_device
 
     _, model, tokenizer = load_run(pretrained_folder(run), pick_device(device))
     end = tokenizer.end_of_text_id
     start = tokenizer.encode(prompt) or [0 if end is None else end]
-    new = generate_stream(
-        model,
-        start,
-        max_new_tokens,
-        temperature,
-        top_k,
-        top_p,
-        seed=seed,
-        stop_token=end,
-        vocab_size=tokenizer.vocab_size,
-    )
+    config = SamplingConfig(temperature, top_k, top_p, seed=seed, stop_token=end)
     print(prompt, end="", flush=True)
-    for piece in tokenizer.decode_iterable(i for i in new if i != end):
-        print(piece, end="", flush=True)
+    for token in generate_stream(model, start, max_new_tokens, config, tokenizer):
+        if token.id != end:
+            print(token.text, end="", flush=True)
     print()
 
 # %% ../nbs/22_cli.ipynb #37238491

@@ -26,7 +26,7 @@ from .evaluation import (
     load_run,
 )
 from .files import atomic_path, read_json
-from .generation import generate_stream
+from .generation import SamplingConfig, generate_stream
 from .tokenizer import Tokenizer
 from .training import pick_device, read_metrics
 from .transformer import Transformer, TransformerConfig, parameter_count
@@ -98,16 +98,9 @@ def write_samples(
         start = tokenizer.encode(prompt)
         if not start:
             start = [0 if end is None else end]
-        new = generate_stream(
-            model,
-            start,
-            max_new_tokens,
-            temperature,
-            seed=seed,
-            stop_token=end,
-            vocab_size=tokenizer.vocab_size,
-        )
-        continuation = tokenizer.decode(token for token in new if token != end)
+        config = SamplingConfig(temperature, seed=seed, stop_token=end)
+        new = generate_stream(model, start, max_new_tokens, config, tokenizer)
+        continuation = "".join(token.text for token in new if token.id != end)
         texts.append((prompt + continuation).strip())
     head = f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
     with atomic_path(path) as temporary:

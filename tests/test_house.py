@@ -40,6 +40,7 @@ DOORS: dict[tuple[str, str], str] = {
     ("corpus", "grammar"): "`corpus_files` writes the built-in stories",
     ("corpus", "download"): "`corpus_files` fetches TinyStories",
     ("evaluation", "grammar"): "`entropy_floor` is known for the built-in stories",
+    ("generation", "fast_generation"): "steps and draws in fewer operations, stop strings",
 }
 
 WIDTH = 95  # columns of a line

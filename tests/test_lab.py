@@ -42,8 +42,8 @@ WIDGETS = {
         ("button", "click", ".text"),
         ("[name=prompt]", "Once", ".bars"),
         ("[name=temperature]", "ArrowRight", ".bars"),
-        ("[name=topK]", "End", ".bars"),
-        ("[name=topP]", "ArrowLeft", ".bars"),
+        ("[name=top_k]", "End", ".bars"),
+        ("[name=top_p]", "ArrowLeft", ".bars"),
         ("[name=seed]", "7", ".text", "button"),
     ]),
     "BPEStepper": ("widgets.BPEStepper('she sells sea shells')", [
