@@ -38,6 +38,7 @@ from .generation import KVCache
 from .rope import RotaryEmbedding
 from .tokenizer import Tokenizer
 from .configuration import TrainingConfig
+from .runs import Run
 from .training import Trainer
 from .transformer import Transformer, TransformerConfig
 
@@ -54,12 +55,13 @@ def tiny_trainer(
     folder: str | PathLike,              # the run folder
     tokens: np.ndarray = COUNTING,       # to learn from, and to be tested on
     config: TransformerConfig = CONFIG,  # the model's shape
+    kind: type[Trainer] = Trainer,       # `Run` for one that can go on
     **changes: Any,                      # fields of `TrainingConfig` that differ from STEPS
 ) -> Trainer:
     "A trainer for a tiny model, the same at every call."
     torch.manual_seed(0)
     steps = TrainingConfig(**STEPS | changes)
-    return Trainer(Transformer(config), tokens, tokens, steps, folder, device="cpu")
+    return kind(Transformer(config), tokens, tokens, steps, folder)
 
 
 def take_steps(
@@ -407,10 +409,9 @@ BUGS.append(Bug(
 
 # %% ../nbs/19_bug_zoo.ipynb #f91a5bc0
 def _decay_in_gradient(original: Callable) -> Callable:
-    def step(params, grads, *state, weight_decay, **options):
-        grads = [g + weight_decay * p for p, g in zip(params, grads, strict=True)]
-        return original(params, grads, *state, weight_decay=0.0, **options)
-    return step
+    def update(p, g, state, weight_decay, **options):
+        return original(p, g + weight_decay * p, state, weight_decay=0.0, **options)
+    return update
 
 
 def decay_is_a_share_of_the_weight():
@@ -424,20 +425,17 @@ def decay_is_a_share_of_the_weight():
 
 
 BUGS.append(Bug(
-    "weight decay in the gradient", "lm336.adamw._adamw_fused",
+    "weight decay in the gradient", "lm336.adamw._update",
     _decay_in_gradient, decay_is_a_share_of_the_weight,
     "a weight decay taken from a paper, which does not do what the paper says"))
 
 # %% ../nbs/19_bug_zoo.ipynb #4464900a
 def _uncorrected(original: Callable) -> Callable:
-    def step(params, grads, exp_avgs, exp_avg_sqs, steps,
-             *, lr, beta1, beta2, eps, weight_decay, **scaler):
-        for p, g, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-            t += 1
-            m.lerp_(g, 1 - beta1)
-            v.lerp_(g * g, 1 - beta2)
-            p.mul_(1 - lr * weight_decay).sub_(lr * m / (v.sqrt() + eps))  # m, v: not corrected
-    return step
+    def update(p, g, state, lr, betas, eps, weight_decay):
+        m = state["exp_avg"].lerp_(g, 1 - betas[0])
+        v = state["exp_avg_sq"].lerp_(g * g, 1 - betas[1])
+        p.mul_(1 - lr * weight_decay).sub_(lr * m / (v.sqrt() + eps))  # m, v: not corrected
+    return update
 
 
 def the_first_step_is_lr_long():
@@ -449,7 +447,7 @@ def the_first_step_is_lr_long():
         f"the first step was {-p[1].item():.3f} and not 0.1: are the averages corrected?"
 
 
-BUGS.append(Bug("no bias correction", "lm336.adamw._adamw_fused",
+BUGS.append(Bug("no bias correction", "lm336.adamw._update",
                 _uncorrected, the_first_step_is_lr_long,
                 "a jump of the loss in the first steps, which a longer warm-up hides"))
 
@@ -532,11 +530,11 @@ def _averages_forgotten(original: Callable) -> Callable:
 def a_broken_run_is_the_same_run():
     "Twenty steps, a new trainer, twenty more: the weights of forty."
     with TemporaryDirectory() as folder:
-        whole, broken = (tiny_trainer(Path(folder) / name) for name in ("whole", "broken"))
+        whole, broken = (tiny_trainer(Path(folder) / name, kind=Run) for name in ("whole", "broken"))
         take_steps(whole)
         take_steps(broken, 20)
         broken.save()
-        again = tiny_trainer(Path(folder) / "broken")
+        again = tiny_trainer(Path(folder) / "broken", kind=Run)
         again.resume()
         take_steps(again, 20)
     pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
