@@ -38,6 +38,7 @@ from .generation import KVCache
 from .rope import RotaryEmbedding
 from .tokenizer import Tokenizer
 from .configuration import TrainingConfig
+from .runs import Run
 from .training import Trainer
 from .transformer import Transformer, TransformerConfig
 
@@ -54,12 +55,13 @@ def tiny_trainer(
     folder: str | PathLike,              # the run folder
     tokens: np.ndarray = COUNTING,       # to learn from, and to be tested on
     config: TransformerConfig = CONFIG,  # the model's shape
+    kind: type[Trainer] = Trainer,       # `Run` for one that can go on
     **changes: Any,                      # fields of `TrainingConfig` that differ from STEPS
 ) -> Trainer:
     "A trainer for a tiny model, the same at every call."
     torch.manual_seed(0)
     steps = TrainingConfig(**STEPS | changes)
-    return Trainer(Transformer(config), tokens, tokens, steps, folder, device="cpu")
+    return kind(Transformer(config), tokens, tokens, steps, folder)
 
 
 def take_steps(
@@ -407,10 +409,9 @@ BUGS.append(Bug(
 
 # %% ../nbs/19_bug_zoo.ipynb #f91a5bc0
 def _decay_in_gradient(original: Callable) -> Callable:
-    def step(params, grads, *state, weight_decay, **options):
-        grads = [g + weight_decay * p for p, g in zip(params, grads, strict=True)]
-        return original(params, grads, *state, weight_decay=0.0, **options)
-    return step
+    def update(p, g, state, weight_decay, **options):
+        return original(p, g + weight_decay * p, state, weight_decay=0.0, **options)
+    return update
 
 
 def decay_is_a_share_of_the_weight():
@@ -424,20 +425,17 @@ def decay_is_a_share_of_the_weight():
 
 
 BUGS.append(Bug(
-    "weight decay in the gradient", "lm336.adamw._adamw_fused",
+    "weight decay in the gradient", "lm336.adamw._update",
     _decay_in_gradient, decay_is_a_share_of_the_weight,
     "a weight decay taken from a paper, which does not do what the paper says"))
 
 # %% ../nbs/19_bug_zoo.ipynb #4464900a
 def _uncorrected(original: Callable) -> Callable:
-    def step(params, grads, exp_avgs, exp_avg_sqs, steps,
-             *, lr, beta1, beta2, eps, weight_decay, **scaler):
-        for p, g, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-            t += 1
-            m.lerp_(g, 1 - beta1)
-            v.lerp_(g * g, 1 - beta2)
-            p.mul_(1 - lr * weight_decay).sub_(lr * m / (v.sqrt() + eps))  # m, v: not corrected
-    return step
+    def update(p, g, state, lr, betas, eps, weight_decay):
+        m = state["exp_avg"].lerp_(g, 1 - betas[0])
+        v = state["exp_avg_sq"].lerp_(g * g, 1 - betas[1])
+        p.mul_(1 - lr * weight_decay).sub_(lr * m / (v.sqrt() + eps))  # m, v: not corrected
+    return update
 
 
 def the_first_step_is_lr_long():
@@ -449,7 +447,7 @@ def the_first_step_is_lr_long():
         f"the first step was {-p[1].item():.3f} and not 0.1: are the averages corrected?"
 
 
-BUGS.append(Bug("no bias correction", "lm336.adamw._adamw_fused",
+BUGS.append(Bug("no bias correction", "lm336.adamw._update",
                 _uncorrected, the_first_step_is_lr_long,
                 "a jump of the loss in the first steps, which a longer warm-up hides"))
 
@@ -532,11 +530,11 @@ def _averages_forgotten(original: Callable) -> Callable:
 def a_broken_run_is_the_same_run():
     "Twenty steps, a new trainer, twenty more: the weights of forty."
     with TemporaryDirectory() as folder:
-        whole, broken = (tiny_trainer(Path(folder) / name) for name in ("whole", "broken"))
+        whole, broken = (tiny_trainer(Path(folder) / name, kind=Run) for name in ("whole", "broken"))
         take_steps(whole)
         take_steps(broken, 20)
         broken.save()
-        again = tiny_trainer(Path(folder) / "broken")
+        again = tiny_trainer(Path(folder) / "broken", kind=Run)
         again.resume()
         take_steps(again, 20)
     pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)
@@ -555,17 +553,14 @@ def small_tokenizer() -> Tokenizer:
     return Tokenizer(vocab, [(b"b", b"c"), (b"a", b"b")])
 
 # %% ../nbs/19_bug_zoo.ipynb #a86b0bc8
-def _left_to_right(original: Callable) -> Callable:
-    def encode(pretoken, ranks):
-        tokens, i = [bytes([b]) for b in pretoken], 0
-        while i < len(tokens) - 1:
-            if (tokens[i], tokens[i + 1]) not in ranks:
-                i += 1
-                continue
-            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
-            i = max(0, i - 1)
-        return tokens
-    return encode
+def _left_to_right(original):
+    def merge(ids, ranks):
+        ids, i = list(ids), 0
+        while i < len(ids) - 1:
+            if (found := ranks.get((ids[i], ids[i + 1]))) is None: i += 1
+            else: ids[i:i + 2], i = [found[1]], max(0, i - 1)
+        return ids
+    return merge
 
 
 def early_merges_come_first():
@@ -573,7 +568,7 @@ def early_merges_come_first():
     ids = small_tokenizer().encode("abc")
     assert ids == [97, 256], f"abc became {ids}: are merges made in the order of the text?"
 
-BUGS.append(Bug("merges in text order", "lm336.tokenizer.encode_pretoken", _left_to_right, early_merges_come_first,
+BUGS.append(Bug("merges in text order", "lm336.tokenizer._merge_short", _left_to_right, early_merges_come_first,
                 "text that comes back from the tokenizer unharmed, and a model that finds all text odd"))
 
 # %% ../nbs/19_bug_zoo.ipynb #a5e1b5e4
@@ -625,13 +620,13 @@ def _scored_twice(original: Callable) -> Callable:
 
 def every_token_is_scored_once():
     "The scored parts of the windows cover a text, each token once."
-    parts = [np.arange(first, end) for _, end, first in evaluation.sliding_windows(100, 16, 8)]
+    parts = [np.arange(first, end) for _, end, first in evaluation.windows(100, 16, 8)]
     scored = np.concatenate(parts)
     assert len(scored) == 100 and len(set(scored)) == 100, \
         f"{len(scored)} scores for 100 tokens: are overlaps scored twice?"
 
 
 BUGS.append(Bug(
-    "overlaps scored twice", "lm336.evaluation.sliding_windows",
+    "overlaps scored twice", "lm336.evaluation.windows",
     _scored_twice, every_token_is_scored_once,
     "a score that changes with the stride more than context explains"))
