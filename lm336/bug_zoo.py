@@ -553,17 +553,14 @@ def small_tokenizer() -> Tokenizer:
     return Tokenizer(vocab, [(b"b", b"c"), (b"a", b"b")])
 
 # %% ../nbs/19_bug_zoo.ipynb #a86b0bc8
-def _left_to_right(original: Callable) -> Callable:
-    def encode(pretoken, ranks):
-        tokens, i = [bytes([b]) for b in pretoken], 0
-        while i < len(tokens) - 1:
-            if (tokens[i], tokens[i + 1]) not in ranks:
-                i += 1
-                continue
-            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
-            i = max(0, i - 1)
-        return tokens
-    return encode
+def _left_to_right(original):
+    def merge(ids, ranks):
+        ids, i = list(ids), 0
+        while i < len(ids) - 1:
+            if (found := ranks.get((ids[i], ids[i + 1]))) is None: i += 1
+            else: ids[i:i + 2], i = [found[1]], max(0, i - 1)
+        return ids
+    return merge
 
 
 def early_merges_come_first():
@@ -571,7 +568,7 @@ def early_merges_come_first():
     ids = small_tokenizer().encode("abc")
     assert ids == [97, 256], f"abc became {ids}: are merges made in the order of the text?"
 
-BUGS.append(Bug("merges in text order", "lm336.tokenizer.encode_pretoken", _left_to_right, early_merges_come_first,
+BUGS.append(Bug("merges in text order", "lm336.tokenizer._merge_short", _left_to_right, early_merges_come_first,
                 "text that comes back from the tokenizer unharmed, and a model that finds all text odd"))
 
 # %% ../nbs/19_bug_zoo.ipynb #a5e1b5e4
@@ -623,13 +620,13 @@ def _scored_twice(original: Callable) -> Callable:
 
 def every_token_is_scored_once():
     "The scored parts of the windows cover a text, each token once."
-    parts = [np.arange(first, end) for _, end, first in evaluation.sliding_windows(100, 16, 8)]
+    parts = [np.arange(first, end) for _, end, first in evaluation.windows(100, 16, 8)]
     scored = np.concatenate(parts)
     assert len(scored) == 100 and len(set(scored)) == 100, \
         f"{len(scored)} scores for 100 tokens: are overlaps scored twice?"
 
 
 BUGS.append(Bug(
-    "overlaps scored twice", "lm336.evaluation.sliding_windows",
+    "overlaps scored twice", "lm336.evaluation.windows",
     _scored_twice, every_token_is_scored_once,
     "a score that changes with the stride more than context explains"))
