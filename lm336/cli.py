@@ -132,7 +132,7 @@ def _check_memory(model, device):
 def _begin(folder, data, model, training, tokenizer_folder, overwrite, device):
     "Make a new run's texts, tokenizer, token files and run.json, and move them in."
     from lm336.dataset import load_tokens, prepare
-    from lm336.evaluation import run_digests
+    from lm336.run_folder import run_digests
     from lm336.training import check_texts
 
     _refuse_loss(folder, data, overwrite)
@@ -188,7 +188,7 @@ def _remove(folder):
 
 def _check_files(folder):
     "`InputError` where a run that goes on has other files than it was begun with."
-    from lm336.evaluation import check_digests, read_run
+    from lm336.run_folder import check_digests, read_run
 
     run = read_run(folder)
     begun_with = run["digests"].keys() - {"model.safetensors"}  # a checkpoint has the weights
@@ -197,7 +197,7 @@ def _check_files(folder):
 
 def _record_weights(folder, ended):
     "Write down the digest of a run's weights when it has ended; take it out when they will change."
-    from lm336.evaluation import read_run
+    from lm336.run_folder import read_run
 
     run = read_run(folder)
     run["digests"].pop("model.safetensors", None)
@@ -220,7 +220,7 @@ def _train(folder, device, resume):
     from lm336.evaluation import entropy_floor
     from lm336.tokenizer import Tokenizer
     from lm336.configuration import load_preset
-    from lm336.training import Trainer
+    from lm336.runs import Run
     from lm336.transformer import Transformer, parameter_count
 
     start = time.perf_counter()
@@ -235,7 +235,7 @@ def _train(folder, device, resume):
         bytes_per_token = tokenizer.token_lengths[valid].mean()
         floor *= math.log(2) * bytes_per_token  # bits per byte -> nats per token
     torch.manual_seed(training_config.seed)
-    trainer = Trainer(
+    trainer = Run(
         Transformer(model_config), train, valid, training_config, folder, device, floor
     )
 
@@ -269,9 +269,10 @@ def run_preset(
     """Text, tokenizer, tokens, training, evaluation, samples, report.
 
     `InputError` where that would lose something."""
-    from lm336.evaluation import read_run
+    from lm336.devices import pick_device, process_group, processes
+    from lm336.fast_trainer import check_training
     from lm336.report import evaluate_run
-    from lm336.training import check_training, pick_device, process_group, processes
+    from lm336.run_folder import read_run
 
     folder, device, first = Path(folder), pick_device(device), processes()[0] == 0
     if resume:
@@ -385,9 +386,9 @@ def lm336_evaluate(
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
-    from lm336.evaluation import read_run
+    from lm336.devices import pick_device
     from lm336.report import evaluate_run
-    from lm336.training import pick_device
+    from lm336.run_folder import read_run
 
     read_run(run)
     with owned(run):
@@ -406,27 +407,18 @@ def lm336_generate(
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
-    from lm336.evaluation import load_run
-    from lm336.generation import generate_stream
-    from lm336.training import pick_device
+    from lm336.devices import pick_device
+    from lm336.generation import SamplingConfig, generate_stream
+    from lm336.run_folder import load_run
 
     _, model, tokenizer = load_run(pretrained_folder(run), pick_device(device))
     end = tokenizer.end_of_text_id
     start = tokenizer.encode(prompt) or [0 if end is None else end]
-    new = generate_stream(
-        model,
-        start,
-        max_new_tokens,
-        temperature,
-        top_k,
-        top_p,
-        seed=seed,
-        stop_token=end,
-        vocab_size=tokenizer.vocab_size,
-    )
+    config = SamplingConfig(temperature, top_k, top_p, seed=seed, stop_token=end)
     print(prompt, end="", flush=True)
-    for piece in tokenizer.decode_iterable(i for i in new if i != end):
-        print(piece, end="", flush=True)
+    for token in generate_stream(model, start, max_new_tokens, config, tokenizer):
+        if token.id != end:
+            print(token.text, end="", flush=True)
     print()
 
 # %% ../nbs/22_cli.ipynb #37238491
@@ -479,7 +471,7 @@ def lm336_demo(
 
 def _demo_seconds(folder):
     "How long a demo that was begun trains; `InputError` for another run, which goes by steps."
-    from lm336.evaluation import read_run
+    from lm336.run_folder import read_run
 
     if not any(folder.glob("checkpoints/step_*.safetensors")):
         raise InputError(
@@ -512,7 +504,7 @@ def lm336_web(
     overwrite: bool = False,  # replace files of these names that no page is made of
 ):
     "Make a page that runs the model in its reader's browser: a folder for any web server."
-    from lm336.evaluation import check_digests, read_run
+    from lm336.run_folder import check_digests, read_run
     from lm336.interop import to_web
     from lm336.tokenizer import Tokenizer
     from lm336.transformer import Transformer

@@ -39,7 +39,8 @@ from .generation import KVCache
 from .grammar import stories_size
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
-from .training import Trainer, read_metrics
+from .runs import Run
+from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
@@ -290,7 +291,7 @@ def prepare_once(
     return folder
 
 # %% ../nbs/17_experiments.ipynb #88b3547f
-def _fit(trainer: Trainer) -> bool:
+def _fit(trainer: Run) -> bool:
     "Train to the end; False where the loss stopped being a number."
     try:
         trainer.fit()
@@ -313,7 +314,7 @@ def _train_and_score(model: Transformer, config: TrainingConfig, files: Path) ->
     valid = load_tokens(files / "data" / "valid.npy")
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
-        trainer = Trainer(model, train, valid, config, folder)
+        trainer = Run(model, train, valid, config, folder)
         went_through = _fit(trainer)
         curve = _curve(folder, tokenizer.token_lengths[valid].mean())
     seconds = time.perf_counter() - start

@@ -7,9 +7,10 @@ __all__ = ['TransformerConfig', 'parameter_shapes', 'parameter_count', 'check_ro
 
 # %% ../nbs/08_transformer.ipynb #ca1c9be9
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -185,19 +186,26 @@ def forward(
 @patch
 def generate(
     self: Transformer,
-    ids: list,                          # a prompt (list of token ids), or a list of prompts of any lengths
-    max_new_tokens: int = 100,          # at most this many new tokens for each prompt
-    temperature: float = 1.0,           # below 1 favours the favourites, above 1 is more even; 0: argmax
-    top_k: int | None = None,           # draw among the k likeliest tokens
-    top_p: float | None = None,         # draw among the fewest likeliest that together have this probability
-    min_p: float | None = None,         # draw among those at least this many times as likely as the likeliest
-    seed: int | None = None,            # the same seed gives the same text; row i of a batch uses seed + i
-    stop_token: int | None = None,      # a row ends after this token, which is kept
-    vocab_size: int | None = None,      # ids from here on are never drawn; None: the model's own
-) -> list:                              # prompt and new ids; for a batch a list of such lists
+    ids: list,  # a prompt (list of token ids), or a list of prompts of any lengths
+    max_new_tokens: int = 100,  # at most this many new tokens for each prompt
+    temperature: float = 1.0,  # below 1 favours the likely, above 1 is more even; 0: the likeliest
+    top_k: int | None = None,  # draw among the k likeliest tokens
+    top_p: float | None = None,  # among the fewest likeliest that together have this probability
+    min_p: float | None = None,  # among those at least this many times as likely as the likeliest
+    seed: int | None = None,  # the same seed, the same text; row i of a batch uses seed + i
+    stop_token: int | None = None,  # a text ends after this token, which is kept
+    vocab_size: int | None = None,  # ids from here on are never drawn; None: the model's own
+    repetition_penalty: float = 1.0,  # above 1: what has occurred becomes less likely
+    stop_strings: str | Sequence[str] = (),  # a text ends before any of these
+    tokenizer: Any = None,  # a Tokenizer, for stop strings; its ids alone are drawn
+) -> list:  # prompt and new ids; for a batch a list of such lists
     "Continue a prompt, or each of a batch of prompts: `lm336.generation.generate`, imported when it is asked for."
-    from lm336.generation import generate
-    return generate(self, ids, max_new_tokens, temperature, top_k, top_p, min_p, seed, stop_token, vocab_size)
+    from lm336.generation import SamplingConfig, generate
+
+    config = SamplingConfig(
+        temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_token, stop_strings
+    )
+    return generate(self, ids, max_new_tokens, config, tokenizer, vocab_size)
 
 # %% ../nbs/08_transformer.ipynb #1aa7662b
 _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}

@@ -347,7 +347,7 @@ def test_the_floor_of_a_run_is_in_nats_per_token(tmp_path, monkeypatch):
     def trainer(model, train, valid, config, folder, device, floor):
         raise Enough(floor * len(valid))
 
-    monkeypatch.setattr("lm336.training.Trainer", trainer)
+    monkeypatch.setattr("lm336.runs.Run", trainer)
     (tmp_path / "tiny.json").write_text(
         json.dumps(dict(data="stories:0.1", model=MODEL, training=TRAINING))
     )
@@ -493,7 +493,7 @@ def no_compiler(monkeypatch):
 
 def three_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setattr("lm336.training.process_group", lambda device: (0, 3))
+    monkeypatch.setattr("lm336.devices.process_group", lambda device: (0, 3))
 
 
 def another_precision(monkeypatch):
@@ -953,7 +953,7 @@ def test_memory_that_is_not_there(monkeypatch, error):
 
 def on_a_gpu(monkeypatch, gpu, machine):
     "As if there were a GPU, of so many bytes, and the machine had so many."
-    monkeypatch.setattr("lm336.training.pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("lm336.devices.pick_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(
         "torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=gpu)
@@ -968,7 +968,7 @@ def test_a_model_is_compared_with_the_memory_of_its_gpu(home, tmp_path, monkeypa
     def trainer(*args):
         raise Enough
 
-    monkeypatch.setattr("lm336.training.Trainer", trainer)
+    monkeypatch.setattr("lm336.runs.Run", trainer)
     args = "--preset", home / "tiny.json", "--out", tmp_path / "run"
     on_a_gpu(monkeypatch, gpu=150_000, machine=10**15)
     assert "to train, the GPU has" in refuses("pretrain", *args)
