@@ -8,6 +8,7 @@ __all__ = ['read_text', 'iter_documents', 'split_text', 'corpus_files']
 # %% ../nbs/00_corpus.ipynb #6b077f52
 import codecs
 import gzip
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from .errors import END_OF_TEXT, InputError
 from .files import atomic_path
@@ -27,7 +28,7 @@ from .folders import check_free, check_text, kind_of, mark_as_made, say_once, te
 _PIECE = 1 << 20  # bytes that are read at a time
 
 
-def _decoded(file: BinaryIO, path: Path, size: int = _PIECE) -> Iterator[str]:
+def _decoded(file: io.BufferedIOBase, path: Path, size: int = _PIECE) -> Iterator[str]:
     "The pieces of an open binary file as text."
     decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
     while piece := file.read(size):
@@ -43,7 +44,7 @@ def _decoded(file: BinaryIO, path: Path, size: int = _PIECE) -> Iterator[str]:
 
 # %% ../nbs/00_corpus.ipynb #3f1b7a2c
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     "The bytes of a file, unpacked if its name ends in .gz."
     packed = path.name.lower().endswith(".gz")
     with (gzip.open if packed else open)(path, "rb") as file:

@@ -112,7 +112,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         "exp of the mean cross entropy."
-        return perplexity(self.nats_per_token)
+        return float(perplexity(self.nats_per_token))
 
     @property
     def bits_per_byte(self) -> float:
