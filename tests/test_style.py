@@ -232,7 +232,8 @@ class Chapter:
 
     @property
     def long(self):
-        cells = [cell for cell in self.code if cell.length > cell.most_lines]
+        counted = [cell for cell in self.code if not cell.imports]
+        cells = [cell for cell in counted if cell.length > cell.most_lines]
         return [f"{cell.lines[0]} ({cell.length} lines)" for cell in cells]
 
     @property
