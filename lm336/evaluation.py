@@ -42,8 +42,7 @@ def sliding_windows(
 
 # %% ../nbs/15_evaluation.ipynb #15a00001
 def _window_losses(
-    model: Transformer,
-    text: np.ndarray,  # (num_tokens,)
+    model: Transformer, text: np.ndarray,  # (num_tokens,) ids
     windows: list[tuple[int, int, int]],  # of one length, as `sliding_windows` gives them
     start_id: int | None,  # the id before the first token
 ) -> np.ndarray:  # (windows, length) nats
