@@ -20,7 +20,6 @@ from .loss import bits_per_byte, perplexity
 from .tokenizer import Tokenizer
 from .transformer import Transformer
 
-
 # %% ../nbs/15_evaluation.ipynb #6e22061c
 def sliding_windows(
     num_tokens: int,  # length of the text
