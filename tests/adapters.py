@@ -15,7 +15,7 @@ from lm336.loss import cross_entropy
 from lm336.rope import RotaryEmbedding
 from lm336.schedule import cosine_schedule
 from lm336.tokenizer import Tokenizer
-from lm336.training import load_checkpoint, save_checkpoint
+from lm336.checkpoints import load_checkpoint, save_checkpoint
 from lm336.transformer import Transformer, TransformerConfig
 
 
