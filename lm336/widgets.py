@@ -337,7 +337,7 @@ class ScheduleExplorer(anywidget.AnyWidget):
             config = TrainingConfig()
         high, low = config.learning_rate, config.min_learning_rate
         warmup_steps, max_steps = config.warmup_steps, config.max_steps
-        cosine_schedule(0, high, low, warmup_steps, max_steps)  # refuses a floor above the peak
+        cosine_schedule(0, high, low, warmup_steps, max_steps)  # refuses a bad floor
         super().__init__(
             learning_rate=high,
             min_learning_rate=low,

@@ -59,12 +59,13 @@ DONE = {  # rooms to which every rule of the house applies
     "bpe", "tokenizer_json", "tokenizer", "dataset", "fast_bpe",
     "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
     "training", "fast_trainer", "fast_training", "report",
+    "generation", "fast_generation", "widgets",
 }
 NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
 NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
 NOT_YET_SHORT = {
     "corpus", "transformer",
-    "runs", "generation", "evaluation",
+    "runs", "evaluation",
 }
 NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
 NOT_YET_RENAMED = {"experiments.experiments"}
