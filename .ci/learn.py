@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from lm336.fast_model import make_fast
 from lm336.files import atomic_path
 from lm336.dataset import load_tokens, prepare
 from lm336.evaluation import entropy_floor, environment
@@ -25,7 +26,7 @@ with TemporaryDirectory() as folder:
     tokenizer = prepare(data, shape.vocab_size, folder)
     train, valid = (load_tokens(folder/"data"/f"{name}.npy") for name in ("train", "valid"))
     torch.manual_seed(config.seed)
-    trainer = Trainer(Transformer(shape), train, valid, config, folder)
+    trainer = Trainer(make_fast(Transformer(shape)), train, valid, config, folder)
     records = watch_learning(trainer, tokenizer, STEPS, PROMPT, entropy_floor(data, folder/"data/valid.txt"))
     records["run"] = dict(command="python .ci/learn.py", date=time.strftime("%Y-%m-%d"), preset="demo_cpu", data=data,
                           seconds=round(time.perf_counter() - start), precision=trainer.precision, **environment())

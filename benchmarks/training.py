@@ -43,6 +43,7 @@ def lm336_step(shape, precision, compiled):
     import numpy as np
 
     from lm336 import Trainer, TrainingConfig, Transformer, TransformerConfig
+    from lm336.fast_model import make_fast
     from lm336.transformer import flops_per_token
 
     shape = dict(shape)
@@ -55,7 +56,8 @@ def lm336_step(shape, precision, compiled):
     tokens = np.random.default_rng(0).integers(
         config.vocab_size, size=100_000, dtype=np.uint16
     )
-    trainer = Trainer(Transformer(config), tokens, tokens, training, folder.name, device="cpu")
+    model = make_fast(Transformer(config))
+    trainer = Trainer(model, tokens, tokens, training, folder.name, device="cpu")
 
     def step(keep=folder):  # the folder lives as long as the step
         trainer.train_step()
@@ -169,14 +171,14 @@ def torch_step(make_model, shape, precision, compiled):
 
 def attention_as_products():
     "Two batched products in place of PyTorch's fused attention."
-    from lm336 import attention
+    from lm336 import fast_model
 
-    attention.products_are_faster = lambda q, k: True
+    fast_model.products_are_faster = lambda q, k: True
 
 
 def q_k_v_apart():
     "q, k and v each by itself: no weights are stacked, no gradients put together."
-    from lm336 import attention
+    from lm336 import fast_model
 
     def project(self, x, token_positions=None):
         q, k, v = (
@@ -184,7 +186,7 @@ def q_k_v_apart():
         )
         return self.rope(q, token_positions), self.rope(k, token_positions), v
 
-    attention.MultiHeadSelfAttention.project = project
+    fast_model.FastAttention.project = project
 
 
 def loss_in_larger_chunks():

@@ -175,6 +175,7 @@ def _train(folder, device, resume):
     import torch
     from lm336.dataset import load_tokens
     from lm336.evaluation import entropy_floor
+    from lm336.fast_model import make_fast
     from lm336.tokenizer import Tokenizer
     from lm336.configuration import load_preset
     from lm336.training import Trainer
@@ -192,8 +193,9 @@ def _train(folder, device, resume):
         bytes_per_token = tokenizer.token_lengths[valid].mean()
         floor *= math.log(2) * bytes_per_token  # bits per byte -> nats per token
     torch.manual_seed(training_config.seed)
+    model = make_fast(Transformer(model_config))
     trainer = Trainer(
-        Transformer(model_config), train, valid, training_config, folder, device, floor
+        model, train, valid, training_config, folder, device, floor
     )
 
     def say(text):

@@ -9,18 +9,16 @@ __all__ = ['truncated_normal_', 'Linear', 'Embedding']
 import math
 
 import torch
-from fastcore.basics import patch
 from torch import nn
-from torch.nn import functional as F
 
 from .errors import InputError
 
 # %% ../nbs/04_embeddings.ipynb #baa2e64d
 def truncated_normal_(
-    tensor,      # filled in place; any shape, floating point
-    std,         # standard deviation of the normal that is cut
-    bound,       # values beyond -bound and bound never occur (same unit as std)
-):               # the same tensor
+    tensor: torch.Tensor,   # filled in place; any shape, floating point
+    std: float,             # standard deviation of the normal that is cut
+    bound: float,           # values beyond -bound and bound never occur (same unit as std)
+) -> torch.Tensor:          # the same tensor
     """Fill `tensor` from a normal distribution of mean 0, cut off at ±`bound`.
 
     Uniform numbers between Phi(-bound/std) and Phi(bound/std) go through the inverse of Phi, the
@@ -37,92 +35,85 @@ class Linear(nn.Module):
     """y = x W^T, without a bias. Weight (out_features, in_features), first drawn from a normal of
     variance 2 / (in_features + out_features) cut at three standard deviations (Glorot & Bengio
     2010, eq. 12)."""
+
     def __init__(
         self,
-        in_features,    # width of the last axis of the input
-        out_features,   # width of the last axis of the output
-        device=None,    # where the weight lives
-        dtype=None,     # its number format
+        in_features: int,                           # width of the last axis of the input
+        out_features: int,                          # width of the last axis of the output
+        device: torch.device | str | None = None,   # where the weight lives
+        dtype: torch.dtype | None = None,           # its number format
     ):
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features
+        self.out_features = out_features
         empty = torch.empty(out_features, in_features, device=device, dtype=dtype)
         self.weight = nn.Parameter(empty)
         self.reset_parameters()
 
-# %% ../nbs/04_embeddings.ipynb #13cd1456
-@patch
-def reset_parameters(self: Linear):
-    "Draw the weight anew."
-    std = math.sqrt(2 / (self.in_features + self.out_features))
-    truncated_normal_(self.weight, std, 3 * std)
+    def reset_parameters(self) -> None:
+        "Draw the weight anew."
+        std = math.sqrt(2 / (self.in_features + self.out_features))
+        truncated_normal_(self.weight, std, 3 * std)
 
+    def forward(
+        self,
+        x: torch.Tensor,    # (..., in_features)
+    ) -> torch.Tensor:      # (..., out_features)
+        "Every output is a weighted sum of the inputs."
+        return x @ self.weight.T
 
-@patch
-def forward(self: Linear,
-    x,              # (..., in_features)
-):                  # (..., out_features)
-    "Every output is a weighted sum of the inputs."
-    return x @ self.weight.T
-
-
-@patch
-def extra_repr(self: Linear):
-    "What stands between the brackets when the module is printed."
-    return f"in_features={self.in_features}, out_features={self.out_features}"
+    def extra_repr(self) -> str:
+        "What stands between the brackets when the module is printed."
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 # %% ../nbs/04_embeddings.ipynb #ba6cee6f
 class Embedding(nn.Module):
     """A table with one row for each token. Weight (num_embeddings, embedding_dim), first drawn from
     a normal of variance 1 cut at 3, as in Stanford CS336's assignment 1."""
+
     def __init__(
         self,
-        num_embeddings,     # size of the vocabulary
-        embedding_dim,      # d_model: the width of a row
-        device=None,        # where the weight lives
-        dtype=None,         # its number format
-        std=1.0,            # of the first random numbers
-        fused=True,         # True: PyTorch's kernel, with a faster gradient; False: plain indexing
+        num_embeddings: int,                        # size of the vocabulary
+        embedding_dim: int,                         # d_model: the width of a row
+        device: torch.device | str | None = None,   # where the weight lives
+        dtype: torch.dtype | None = None,           # its number format
+        std: float = 1.0,                           # of the first random numbers
     ):
         super().__init__()
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.std, self.fused = std, fused
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.std = std
         empty = torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
         self.weight = nn.Parameter(empty)
         self.reset_parameters()
 
-# %% ../nbs/04_embeddings.ipynb #14d09285
-@patch
-def reset_parameters(self: Embedding):
-    "Draw the table anew."
-    truncated_normal_(self.weight, self.std, 3 * self.std)
+    def reset_parameters(self) -> None:
+        "Draw the table anew."
+        truncated_normal_(self.weight, self.std, 3 * self.std)
 
+    def check(
+        self,
+        token_ids: torch.Tensor,    # (...) integers
+    ) -> None:
+        """Raise `InputError` for an id that has no row (a negative one would silently count from
+        the end). Only on the CPU, where asking costs nothing; a GPU stops with its own assertion.
+        """
+        if token_ids.device.type != "cpu" or token_ids.numel() == 0:
+            return
+        low, high = token_ids.min().item(), token_ids.max().item()
+        if low < 0 or high >= self.num_embeddings:
+            wrong = low if low < 0 else high
+            raise InputError(f"token id {wrong} is outside the vocabulary: "
+                             f"this table has the ids 0 to {self.num_embeddings - 1}")
 
-@patch
-def check(self: Embedding,
-    token_ids,          # (...) integers
-):
-    """Raise `InputError` for an id that has no row (a negative one would silently count from the
-    end). Only where asking costs nothing: on the CPU, outside torch.compile; a GPU stops with its
-    own assertion."""
-    if token_ids.device.type != "cpu" or torch.compiler.is_compiling(): return
-    if not token_ids.numel(): return
-    low, high = token_ids.min().item(), token_ids.max().item()
-    if low < 0 or high >= self.num_embeddings:
-        raise InputError(f"token id {low if low < 0 else high} is outside the vocabulary: "
-                         f"this table has the ids 0 to {self.num_embeddings - 1}")
+    def forward(
+        self,
+        token_ids: torch.Tensor,    # (...) integers, each in 0 .. num_embeddings - 1
+    ) -> torch.Tensor:              # (..., embedding_dim)
+        "Look up one row for each id."
+        self.check(token_ids)
+        return self.weight[token_ids]
 
-# %% ../nbs/04_embeddings.ipynb #9b79a739
-@patch
-def forward(self: Embedding,
-    token_ids,          # (...) integers, each in 0 .. num_embeddings - 1
-):                      # (..., embedding_dim)
-    "Look up one row for each id."
-    self.check(token_ids)
-    return F.embedding(token_ids, self.weight) if self.fused else self.weight[token_ids]
-
-
-@patch
-def extra_repr(self: Embedding):
-    "What stands between the brackets when the module is printed."
-    return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"
+    def extra_repr(self) -> str:
+        "What stands between the brackets when the module is printed."
+        return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"

@@ -218,10 +218,12 @@ def load_run(
     """Open a run.
 
     `InputError` where a file is missing, damaged or of another run."""
+    from lm336.fast_model import make_fast
+
     run = read_run(folder)
     check_digests(folder, run, "tokenizer.json", "model.safetensors")
     model, tokenizer = (
-        Transformer.from_pretrained(folder, device=device),
+        make_fast(Transformer.from_pretrained(folder, device=device)),
         Tokenizer.from_pretrained(folder),
     )
     for name, value in asdict(model.config).items():

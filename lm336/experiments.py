@@ -28,6 +28,7 @@ from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
 from .evaluation import entropy_floor, environment, evaluate
+from .fast_model import make_fast
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
@@ -228,6 +229,7 @@ def run_variant(
     torch.manual_seed(seed)
     model = Transformer(model_config)
     if variant.change: variant.change(model)
+    make_fast(model)
     trainer, broke, curve, seconds = _trained(model, train, valid, values, tokenizer.token_lengths[valid].mean())
     score = math.inf if broke else evaluate(model, valid, tokenizer).bits_per_byte
     return dict(variant=variant.label, seed=seed, data=Path(data).name, text=text_digest(data), scale=scale,

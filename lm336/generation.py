@@ -281,9 +281,11 @@ _OURS = {Transformer, Embedding, Linear, RMSNorm, RotaryEmbedding, MultiHeadSelf
 def fits(cls: Decoder,
     model,   # any module
 ) -> bool:
-    "Whether a model is made of this book's parts, unchanged and unhooked, fused, outside of autocast."
+    "Whether a model is made of this book's parts, plain or fast, unchanged and unhooked, outside of autocast."
+    from lm336 import fast_model
+    fast = {fast_model.FastEmbedding, fast_model.FastRotaryEmbedding, fast_model.FastAttention, fast_model.FastRMSNorm, fast_model.FastSwiGLU}
     if type(model) is not Transformer or torch.is_autocast_enabled(model.device.type): return False
-    def unchanged(m): return type(m) in _OURS and getattr(m, "fused", True) and "forward" not in vars(m)
+    def unchanged(m): return type(m) in _OURS | fast and "forward" not in vars(m)
     def unhooked(m): return not (m._forward_hooks or m._forward_pre_hooks)
     with_positions = all(getattr(layer.attn, "rope", None) is not None for layer in model.layers)
     return with_positions and all(unchanged(m) and unhooked(m) for m in model.modules())

@@ -162,7 +162,6 @@ class BPEStepper(anywidget.AnyWidget):
         if num_merges < 1: raise InputError(f"num_merges is {num_merges}: at least 1 is needed")
         super().__init__(text=text, num_merges=num_merges)
 
-
 # %% ../nbs/20_widgets.ipynb #bc433299
 class TokenPainter(anywidget.AnyWidget):
     "A text in the tokens of a tokenizer, coloured, with their ids, while you type."
@@ -209,7 +208,7 @@ def attention_weights(
     same = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     for layer in model.layers:
         q, k, _ = layer.attn.project(layer.ln1(x))
-        weights.append(scaled_dot_product_attention(q, k, same, causal=True, fused=False)[0])
+        weights.append(scaled_dot_product_attention(q, k, same, causal=True)[0])
         x = layer(x)
     weights = torch.stack(weights)
     if not weights.isfinite().all():
@@ -272,7 +271,6 @@ class ScheduleExplorer(anywidget.AnyWidget):
         names = "learning_rate", "min_learning_rate", "warmup_steps", "max_steps"
         cosine_schedule(0, *(getattr(config, name) for name in names))   # refuses a floor above the peak
         super().__init__(**{name: getattr(config, name) for name in names})
-
 
 # %% ../nbs/20_widgets.ipynb #5d0c7a33
 def thin_losses(

@@ -14,6 +14,7 @@ from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerC
 from lm336.adamw import AdamW
 from lm336.configuration import load_preset
 from lm336.corpus import StoryGrammar, iter_documents
+from lm336.fast_model import make_fast
 from lm336.training import (Objective, counted_flops, load_checkpoint, pick_device, pick_precision, read_checkpoint, read_metrics,
                              save_checkpoint)
 from lm336.transformer import flops_per_token
@@ -104,7 +105,7 @@ def test_killed_before_the_first_checkpoint_and_begun_again(preset, unbroken, tm
 def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
     torch.manual_seed(0)
     tokens = np.arange(4000) % 300 if tokens is None else tokens
-    return Trainer(Transformer(TransformerConfig(**model)), tokens, tokens, TrainingConfig(**(TRAINING | dict(precision=precision) | changes)), folder, device="cpu")
+    return Trainer(make_fast(Transformer(TransformerConfig(**model))), tokens, tokens, TrainingConfig(**(TRAINING | dict(precision=precision) | changes)), folder, device="cpu")
 
 
 def processes(count, *args):
@@ -373,7 +374,8 @@ def test_a_spike_keeps_the_checkpoint_before_it(tmp_path):
 def test_operations_are_counted_as_predicted(tmp_path):
     "The fused attention counts its second pass over the scores; without it the count is the prediction."
     for fused, extra in ((False, 0), (True, 1)):
-        model = Transformer(TransformerConfig(**MODEL), fused=fused)
+        model = Transformer(TransformerConfig(**MODEL))
+        if fused: make_fast(model)
         ids = torch.randint(300, (4, 32))
         expected = flops_per_token(model.config) + extra * MODEL["num_layers"] * 2 * 32 * MODEL["d_model"]
         assert counted_flops(Objective(model, "float32"), ids, ids) == expected * ids.numel()
