@@ -24,7 +24,7 @@ from threading import Thread
 import torch
 
 import common
-from lm336.corpus import write_stories
+from lm336.grammar import write_stories
 from lm336.errors import END_OF_TEXT
 from lm336.interop import to_web
 from lm336.tokenizer import Tokenizer

@@ -172,7 +172,7 @@ def no_story_is_in_both_files():
         train, valid = (set(iter_documents(path)) for path in corpus.corpus_files("stories:0.1", folder))
     assert not train & valid, f"{len(train & valid)} of {len(valid)} validation stories are training stories"
 
-BUGS.append(Bug("validation in training", "lm336.corpus.write_stories", _one_seed, no_story_is_in_both_files,
+BUGS.append(Bug("validation in training", "lm336.grammar.write_stories", _one_seed, no_story_is_in_both_files,
                 "validation that falls with training all the way, however small the text"))
 
 # %% ../nbs/19_bug_zoo.ipynb #fa1e00ea

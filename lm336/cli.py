@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import lm336
 from .errors import END_OF_TEXT, InputError
-from .files import LEFTOVER, owned, pretrained_folder, sha256, write_json
+from .files import LEFTOVER, owned, pretrained_folder, sha256, sync, write_json
 
 # %% ../nbs/22_cli.ipynb #82727051
 RUN_FILES = (
@@ -39,6 +39,28 @@ RUN_FILES = (
 def _run_files(folder):
     "Those that are there."
     return [path for pattern in RUN_FILES for path in sorted(folder.glob(pattern))]
+
+
+def _refuse_places(folder, data):
+    "`InputError` where a run's files would lie among its own texts, or cannot take their places."
+    from lm336.grammar import stories_size
+
+    places = {folder / Path(pattern).parent for pattern in RUN_FILES}  # and those inside
+    built_in = data == "tinystories" or stories_size(data) is not None
+    if not built_in and Path(data).resolve() in {place.resolve() for place in places}:
+        raise InputError(
+            f"the new run's files would lie among its own texts in {data}: give another --out"
+        )
+    for place in sorted(places - {folder}):
+        if place.exists() and not place.is_dir():
+            raise InputError(
+                f"{place} is a file, where a run has a folder: move it, or give another --out"
+            )
+    for path in _run_files(folder):
+        if path.is_dir():
+            raise InputError(
+                f"{path} is a folder, where a run has a file: move it, or give another --out"
+            )
 
 
 def _refuse_loss(folder, data, overwrite):
@@ -86,32 +108,35 @@ def _refuse_changes(given):
         )
 
 
-def _check_memory(model):
-    "`InputError` for a model whose numbers alone are more than this machine can hold."
-    import psutil
-    from lm336.transformer import parameter_count
+def _check_memory(model, device):
+    "`InputError` for a model whose numbers alone are more than its device can hold."
+    import psutil, torch
+    from lm336.transformer import check_room, parameter_count
 
     ends, both = (parameter_count(replace(model, num_layers=layers)) for layers in (1, 2))
     parameters = ends + (both - ends) * (model.num_layers - 1)
     # parameters, gradients and AdamW's two averages in float32; the table of rotations
     needed = 16 * parameters + 8 * model.context_length * model.d_head
-    memory = psutil.virtual_memory().total
+    memory, whose = psutil.virtual_memory().total, "this machine"
+    if device.type == "cuda":
+        memory, whose = torch.cuda.get_device_properties(device).total_memory, "the GPU"
     if needed > memory:
         raise InputError(
             f"a model of {parameters:,} parameters takes {needed / 1e9:,.0f} GB to train, "
-            f"this machine has {memory / 1e9:,.0f}: "
+            f"{whose} has {memory / 1e9:,.0f}: "
             "choose a smaller d_model, num_layers, vocab_size or context_length"
         )
+    check_room(model, "cpu", torch.float32)  # where it is made, whatever the device
 
 # %% ../nbs/22_cli.ipynb #9a64d0f3
-def _begin(folder, data, model, training, tokenizer_folder, overwrite):
+def _begin(folder, data, model, training, tokenizer_folder, overwrite, device):
     "Make a new run's texts, tokenizer, token files and run.json, and move them in."
     from lm336.dataset import load_tokens, prepare
     from lm336.evaluation import run_digests
-    from lm336.training import _check_texts
+    from lm336.training import check_texts
 
     _refuse_loss(folder, data, overwrite)
-    _check_memory(replace(model, vocab_size=1))
+    _check_memory(replace(model, vocab_size=1), device)
     with TemporaryDirectory(dir=folder, prefix=LEFTOVER) as new:
         new = Path(new)
         tokenizer = prepare(data, model.vocab_size, new, tokenizer_folder)
@@ -122,11 +147,11 @@ def _begin(folder, data, model, training, tokenizer_folder, overwrite):
                 reason = _fewer(*counts)
             print(f"{reason}; the model has a row for each", flush=True)
             model = replace(model, vocab_size=tokenizer.vocab_size)
-        _check_memory(model)
+        _check_memory(model, device)
         training_text, validation_text = (
             load_tokens(new / "data" / f"{name}.npy") for name in ("train", "valid")
         )
-        _check_texts(model.context_length, training=training_text, validation=validation_text)
+        check_texts(model.context_length, training=training_text, validation=validation_text)
         write_json(
             new / "run.json",
             dict(
@@ -136,20 +161,38 @@ def _begin(folder, data, model, training, tokenizer_folder, overwrite):
                 digests=run_digests(new),
             ),
         )
-        for path in _run_files(folder):
-            path.unlink()
-        for path in _run_files(new):
+        _move_in(new, folder)
+
+
+def _move_in(new, folder):
+    "Let a new run's files take the places of the old one's."
+    # run.json goes first and comes last: cut off anywhere, what is there is no run, old or new
+    _remove(folder)
+    try:
+        for path in reversed(_run_files(new)):
             place = folder / path.relative_to(new)
             place.parent.mkdir(exist_ok=True)
             os.replace(path, place)
+            sync(place.parent)
+    except BaseException:  # a full disk, Ctrl-C: the same command shall begin again
+        _remove(folder)
+        raise
+
+
+def _remove(folder):
+    "Remove a run's files, its description first."
+    for path in _run_files(folder):
+        path.unlink()
+        sync(path.parent)
 
 
 def _check_files(folder):
-    "`InputError` where a run that goes on has other files than it was begun with, or has written."
+    "`InputError` where a run that goes on has other files than it was begun with."
     from lm336.evaluation import check_digests, read_run
 
     run = read_run(folder)
-    check_digests(folder, run, *run["digests"])
+    begun_with = run["digests"].keys() - {"model.safetensors"}  # a checkpoint has the weights
+    check_digests(folder, run, *sorted(begun_with))
 
 
 def _record_weights(folder, ended):
@@ -229,7 +272,7 @@ def run_preset(
 
     `InputError` where that would lose something."""
     from lm336.evaluation import evaluate_run, read_run
-    from lm336.training import pick_device, process_group, processes
+    from lm336.training import check_training, pick_device, process_group, processes
 
     folder, device, first = Path(folder), pick_device(device), processes()[0] == 0
     if resume:
@@ -238,11 +281,13 @@ def run_preset(
         read_run(folder)
     else:
         begun = _configured(preset, data, overrides)
+        _refuse_places(folder, begun[0])
+        check_training(begun[2], device)
     with owned(folder) if first else nullcontext():
         if first and resume:
             _check_files(folder)
         elif first:
-            _begin(folder, *begun, tokenizer_folder, overwrite)
+            _begin(folder, *begun, tokenizer_folder, overwrite, device)
         process_group(device)  # where the others wait
         _train(folder, device, resume)
         if not first:
@@ -480,7 +525,7 @@ def lm336_web(
     if (source / "run.json").exists():
         check_digests(source, read_run(source), "tokenizer.json", "model.safetensors")
     model, tokenizer = Transformer.from_pretrained(source), Tokenizer.from_pretrained(source)
-    with owned(folder):
+    with owned(folder, keep_lock=False):
         to_web(model, tokenizer, folder, overwrite)
     print(
         f"the page is in {out}; to see it:\n"

@@ -17,7 +17,6 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 import lm336
-from .corpus import StoryGrammar, stories_size
 from .errors import InputError
 from .files import atomic_path, read_json, sha256
 from .dataset import load_tokens
@@ -156,6 +155,8 @@ def entropy_floor(
     path,        # its validation text
 ) -> float:      # bits per byte, None where it is not known
     "What the grammar itself would score on this very file: known for the built-in stories alone."
+    from lm336.grammar import StoryGrammar, stories_size
+
     floor = StoryGrammar().file_bits_per_byte(path) if stories_size(data) else math.inf
     return floor if math.isfinite(floor) else None
 
@@ -291,7 +292,7 @@ def accounting(
     path = Path(folder) / "accounting.json"
     if not path.is_file():
         return ""
-    record = {"predicted_peak_bytes": 1, "compiled": False} | read_json(path)
+    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
     for name in (
         "tokens",
         "flops",
@@ -301,6 +302,8 @@ def accounting(
         "predicted_peak_bytes",
     ):
         value = record.get(name)
+        if value is None and name == "predicted_peak_bytes":
+            continue  # is predicted for a CPU only
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -322,7 +325,8 @@ def accounting(
 def _account_table(record):
     speed, rate = record["product_speed"], record["flops"] / record["seconds"]
     predicted, peak = (
-        f"{record[name] / 1e6:,.0f} MB" for name in ("predicted_peak_bytes", "peak_bytes")
+        "" if record[name] is None else f"{record[name] / 1e6:,.0f} MB"
+        for name in ("predicted_peak_bytes", "peak_bytes")
     )
     rows = [
         ("tokens", f"{record['tokens']:,}", ""),
@@ -337,11 +341,7 @@ def _account_table(record):
             f"{record['flops'] / speed:,.0f} s at that speed",
             f"{record['seconds']:,.0f} s",
         ),
-        (
-            "peak memory of the process",
-            predicted if record["predicted_peak_bytes"] > 1 else "",
-            peak,
-        ),
+        ("peak memory of the process", predicted, peak),
     ]
     compiled = ", compiled" if record["compiled"] else ""
     head = (

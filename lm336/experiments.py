@@ -23,13 +23,14 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .block import TransformerBlock, silu
-from .corpus import read_text, stories_size
+from .corpus import read_text
 from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
 from .evaluation import entropy_floor, environment, evaluate
 from .fast_model import make_fast
 from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
+from .grammar import stories_size
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
 from .configuration import TrainingConfig

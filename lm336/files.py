@@ -112,6 +112,7 @@ def clear_leftovers(
 @contextmanager
 def owned(
     folder: str | os.PathLike,  # made if missing
+    keep_lock: bool = True,  # False: at the end, nothing of ours is left in it
 ) -> Iterator[Path]:
     """Own a folder while the block runs, cleared of what a killed process left there.
 
@@ -137,6 +138,8 @@ def owned(
         yield folder
     finally:
         _owners.pop(place, None)
+        if not keep_lock:
+            _unlink_held(place / LOCK)
         if lock:
             lock.release()
 
@@ -160,10 +163,19 @@ def made_once(
     try:
         yield path
     finally:
-        with suppress(OSError):  # Windows removes it itself
-            place.unlink()
+        _unlink_held(place)
         if lock:
             lock.release()
+
+
+def _unlink_held(path):
+    """Remove a lock's file, by whoever holds the lock: only then is it nobody else's.
+
+    Who has opened it before and locks it after finds that it has no name any more, and does
+    not take it for the lock (filelock sees to that).
+    """
+    with suppress(OSError):  # Windows removes it itself
+        path.unlink()
 
 
 def _lock(path, seconds):

@@ -98,7 +98,8 @@ def _refuse_others(folder, written):
         there = folder / name
         if there.exists() and sha256(there) not in (digest, before.get(name)):
             raise InputError(f"{folder} has a {name} that no export wrote, and would be "
-                             "replaced: give another folder, or ask for it to be overwritten")
+                             "replaced: give another folder, or overwrite=True "
+                             "(--overwrite on the command line)")
 
 # %% ../nbs/21_interop.ipynb #37557348
 def to_hf(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -48,18 +49,20 @@ def save_tensors(
 def load_tensors(
     source: str | os.PathLike | BinaryIO,  # a path or an open binary file
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name, and what was stored with them
-    """Read tensors back. `FileNotFoundError`; `InputError` for a file that is truncated, something else, or no longer what
-    was written (files of others, without a digest, are taken as they are)."""
-    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the file")
+    """Read tensors back. `FileNotFoundError`, or another `OSError` that says why a path cannot be opened; `InputError` for a
+    file that is truncated, something else, or no longer what was written (files of others, without a digest, are taken as
+    they are)."""
+    is_path = isinstance(source, (str, os.PathLike))
+    name = _shown(source) if is_path else getattr(source, "name", "the file")
+    if is_path:
+        _check_opens(source, name)
     try:
-        if isinstance(source, (str, os.PathLike)):
-            if not os.path.isfile(source):
-                raise FileNotFoundError(f"{source} does not exist; a safetensors file is needed")
+        if is_path and name == os.fspath(source):
             with safe_open(source, "pt") as file:
                 metadata = file.metadata() or {}
             tensors = load_file(source)
         else:
-            data = source.read()
+            data = Path(source).read_bytes() if is_path else source.read()  # safetensors opens UTF-8 paths only
             tensors = load(data)
             metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     except (SafetensorError, ValueError) as error:
@@ -70,6 +73,23 @@ def load_tensors(
     if expected is not None and expected != _digest(tensors, metadata):
         raise InputError(f"{name} is damaged: what it holds is not what was written (its SHA-256 differs)")
     return tensors, metadata
+
+
+def _shown(path):
+    "A path for a sentence: what is not UTF-8 in it is escaped, as a terminal could not show it."
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _check_opens(path, name):
+    "Say why a path cannot be opened: safetensors calls every such file damaged or missing."
+    if os.path.isdir(path):
+        raise InputError(f"{name} is a folder; a safetensors file is needed")
+    try:
+        open(path, "rb").close()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} does not exist; a safetensors file is needed") from None
+    except ValueError as error:  # such as a zero byte
+        raise InputError(f"{name!r} is no path of a file: {error}") from None
 
 
 def is_finite(

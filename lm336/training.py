@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LONG_RUN', 'cpu_has_bfloat16', 'pick_precision', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'Objective',
-           'pick_device', 'processes', 'process_group', 'compile_fault', 'compiles_well', 'Trainer', 'read_metrics',
-           'resident_memory', 'PeakMemory', 'process_memory', 'plot_metrics', 'png', 'matmul_speed', 'counted_flops']
+           'pick_device', 'processes', 'process_group', 'compile_fault', 'compiles_well', 'Trainer', 'check_training',
+           'check_texts', 'read_metrics', 'resident_memory', 'PeakMemory', 'process_memory', 'plot_metrics', 'png',
+           'matmul_speed', 'counted_flops']
 
 # %% ../nbs/12_training.ipynb #14440443
 import atexit, io, json, math, os, reprlib, shutil, threading, time, warnings
@@ -354,15 +355,11 @@ class Trainer:
     ):
         self.device = pick_device(device)
         self.rank, self.num_processes = process_group(self.device)
-        if config.batch_size % (self.num_processes * config.gradient_accumulation_steps):
-            raise InputError(
-                f"training.batch_size {config.batch_size} cannot be shared by "
-                f"{self.num_processes} processes"
-            )
+        check_training(config, self.device)
         self.model, self.config, self.floor = model.to(self.device), config, floor
         self.context_length = model.config.context_length
         self.train_tokens, self.valid_tokens = train_tokens, valid_tokens
-        _check_texts(self.context_length, training=train_tokens, validation=valid_tokens)
+        check_texts(self.context_length, training=train_tokens, validation=valid_tokens)
         self.folder = Path(folder)
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.step = self.skipped = 0  # updates done; of those, skipped for an overflow
@@ -385,13 +382,6 @@ def _assemble(self: Trainer):
     if c.compile == "auto":
         tokens = c.max_steps * c.batch_size * self.context_length
         self.compiled = compiles_well(self.device, flops_per_token(self.model.config) * tokens)
-    if c.compile == "on":
-        fault = compile_fault(self.device)
-        if fault:
-            raise InputError(
-                f"training.compile is 'on', and torch.compile does not work here ({fault}): "
-                "install a C++ compiler, or give 'off'"
-            )
     if self.compiled:
         self.objective.compile()  # at the first step; the parameters keep their names
     if self.num_processes > 1:
@@ -404,7 +394,31 @@ def _assemble(self: Trainer):
     self.stopped = torch.zeros((), dtype=torch.bool, device=self.device)
 
 # %% ../nbs/12_training.ipynb #3f39eb05
-def _check_texts(context_length, **texts):
+def check_training(
+    config: TrainingConfig,  # of a run, before it begins
+    device: torch.device,  # where it shall train
+):
+    "`InputError` for what it asks for and this machine, or these processes, cannot do."
+    count = processes()[1]
+    if config.batch_size % (count * config.gradient_accumulation_steps):
+        raise InputError(
+            f"training.batch_size {config.batch_size} cannot be shared by {count} processes"
+        )
+    if config.precision == "auto":
+        pick_precision(device)
+    fault = compile_fault(device) if config.compile == "on" else None
+    if fault:
+        raise InputError(
+            f"training.compile is 'on', and torch.compile does not work here ({fault}): "
+            "install a C++ compiler, or give 'off'"
+        )
+
+
+def check_texts(
+    context_length: int,  # tokens that the model sees at once
+    **texts: np.ndarray,  # what a text is for -> its token ids
+):
+    "`InputError` for a text that is not longer than the context."
     for name, tokens in texts.items():
         if len(tokens) <= context_length:
             raise InputError(f"the {name} text has {len(tokens):,} tokens: "
@@ -761,6 +775,7 @@ def resume(self: Trainer) -> int:
             file.write_text(
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
+        self.model.save_pretrained(self.folder)  # whatever has become of the weights' own file
     return step
 
 # %% ../nbs/12_training.ipynb #0a7484e2

@@ -9,6 +9,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+MODEL = dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2)   # of a run that takes a second
+TRAINING = dict(max_steps=8, batch_size=4, learning_rate=1e-2, warmup_steps=1, save_interval=4, eval_interval=4, eval_windows=4)
+
+
+def sums(number):
+    "A text for it: each sum of two numbers below `number`."
+    return "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a in range(number) for b in range(number))
+
+
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".hypothesis"))   # not wherever pytest is called from
 
 

@@ -13,6 +13,7 @@ import tarfile
 import threading
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,25 +21,16 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lm336.cli import COMMANDS, main
-from lm336.corpus import StoryGrammar, iter_documents
+from lm336.corpus import iter_documents
 from lm336.evaluation import token_losses
 from lm336.files import owned, sha256
+from lm336.grammar import StoryGrammar
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
-from .conftest import ROOT
+from .conftest import MODEL, ROOT, TRAINING, sums
 
-MODEL = dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2)
-TRAINING = dict(
-    max_steps=8,
-    batch_size=4,
-    learning_rate=1e-2,
-    warmup_steps=1,
-    save_interval=4,
-    eval_interval=4,
-    eval_windows=4,
-)
-SUMS = "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a in range(20) for b in range(20))
+SUMS = sums(20)
 
 
 def command(name, *args):
@@ -396,6 +388,28 @@ def test_a_run_that_has_ended(run):
     assert "had already ended, at step 8" in out and "bits per byte" in out
 
 
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
+    ids=["truncated", "damaged", "empty", "missing"],
+)
+def test_a_run_goes_on_from_its_checkpoints_alone(home, run, spoil, ended):
+    spoil(run / "model.safetensors")
+    (run / "config.json").write_text("{")
+    if not ended:
+        (run / "checkpoints" / "step_00000008.safetensors").unlink()
+    out = succeeds("pretrain", "--resume", "--out", run)
+    assert f"resumed at step {8 if ended else 4}" in out and "bits per byte" in out
+    for name in "model.safetensors", "config.json", "run.json":
+        assert contents(run)[name] == contents(home / "run")[name]
+
+
 def test_a_run_that_was_begun_and_learned_nothing_is_begun_again(home, run):
     shutil.rmtree(run / "checkpoints")
     (run / "model.safetensors").unlink()
@@ -470,6 +484,123 @@ def test_overwriting_begins_when_all_is_ready(home, run, tmp_path, monkeypatch, 
     assert "has no checkpoint" not in succeeds("pretrain", "--resume", "--out", "run")
 
 
+def no_compiler(monkeypatch):
+    def compile(function):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch.compile", compile)
+
+
+def three_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr("lm336.training.process_group", lambda device: (0, 3))
+
+
+def another_precision(monkeypatch):
+    monkeypatch.setenv("LM336_PRECISION", "float8")
+
+
+@pytest.mark.parametrize("name", ["run", "new"])
+@pytest.mark.parametrize(
+    "spoil, args, says",
+    [
+        (no_compiler, ["--compile", "on"], "torch.compile does not work here"),
+        (three_processes, [], "batch_size 4 cannot be shared by 3 processes"),
+        (another_precision, [], "LM336_PRECISION is 'float8'"),
+    ],
+)
+def test_what_cannot_be_done_here_is_refused_before_a_file_is_touched(
+    home, run, monkeypatch, spoil, args, says, name
+):
+    before = contents(run.parent)
+    spoil(monkeypatch)
+    args = ["--preset", home / "tiny.json", "--out", run.with_name(name), *args]
+    assert says in refuses("pretrain", *args, "--overwrite")
+    assert contents(run.parent) == before and [*run.parent.iterdir()] == [run]
+
+
+@pytest.mark.parametrize("name", ["data", "checkpoints", "loss.png", "metrics.jsonl"])
+def test_a_place_that_no_run_can_take_is_refused_before_a_file_is_touched(home, run, name):
+    path = run / name
+    if path.is_dir():
+        path.rename(run / "moved")
+        path.write_text("mine")
+    else:
+        path.unlink()
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    before = contents(run)
+    args = "--preset", home / "tiny.json", "--out", run, "--overwrite"
+    assert f"{path} is a {'file' if path.is_file() else 'folder'}" in refuses("pretrain", *args)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("moved", range(6))
+def test_a_run_whose_files_are_half_there_is_none(home, run, monkeypatch, moved):
+    "An error, or Ctrl-C, between two files of the new run; the old one has gone by then."
+    real, places = os.replace, []
+
+    def replace(source, target):
+        if Path(target).is_relative_to(run) and ".lm336-unfinished-" not in str(target):
+            assert not (run / "run.json").exists(), "neither the old run's nor the new one's"
+            if len(places) == moved:
+                raise OSError(28, "No space left on device", str(target))
+            places.append(Path(target))
+        real(source, target)
+
+    args = "--preset", home / "tiny.json", "--out", run
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", replace)
+        assert "No space left" in refuses("pretrain", *args, "--seed", 5, "--overwrite")
+    assert not contents(run), "the same command can begin again"
+    assert "is not a run folder" in refuses("pretrain", "--resume", "--out", run)
+    succeeds("pretrain", *args)
+
+
+KILLED = """
+import os, sys
+from lm336.cli import main
+real = os.replace
+def replace(source, target):
+    if os.path.basename(target) == sys.argv[1] and os.path.dirname(target) == sys.argv[2]:
+        os._exit(9)
+    real(source, target)
+os.replace = replace
+main("pretrain", sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "run.json"])
+def test_a_run_killed_while_its_files_are_moved_is_none(home, run, name):
+    args = "--preset", home / "tiny.json", "--out", run, "--seed", 5
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, name, *map(str, (run, *args)), "--overwrite"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 9, done.stderr
+    assert not (run / "run.json").exists() and not [*run.rglob("*.safetensors")]
+    for command in ["evaluate", run], ["generate", run], ["pretrain", "--resume", "--out", run]:
+        assert "is not a run folder" in refuses(*command)
+    assert "--overwrite" in refuses("pretrain", *args)
+    succeeds("pretrain", *args, "--overwrite")
+
+
+@pytest.mark.parametrize("text", [".", "data", "checkpoints"])
+def test_a_run_is_not_made_among_its_own_texts(home, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t" / text).mkdir(parents=True, exist_ok=True)
+    shutil.copy(home / "sums.txt", tmp_path / "t" / text / "sums.txt")
+    before = sorted(tmp_path.rglob("*"))
+    for more in [], ["--overwrite"]:
+        args = "--preset", home / "tiny.json", "--data", f"t/{text}", "--out", "t", *more
+        assert "its own text" in refuses("pretrain", *args)
+        assert sorted(tmp_path.rglob("*")) == before, "nothing is written, not even a lock"
+    args = "--preset", home / "tiny.json", "--data", f"t/{text}", "--out", "t/run"
+    succeeds("pretrain", *args)
+
+
 def test_what_is_not_a_runs_own_stays(home, run):
     (run / "notes.md").write_text("mine")
     (run / "checkpoints" / "notes.txt").write_text("mine, too")
@@ -508,10 +639,33 @@ def test_a_page_takes_no_place_that_is_taken(home, run, tmp_path):
     assert contents(run) == before
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("my site")
-    assert "index.html" in refuses("web", run, "--out", tmp_path / "site")
+    assert "index.html that no export wrote, and would be replaced: give another" in (
+        said := refuses("web", run, "--out", tmp_path / "site")
+    )
+    assert "--overwrite" in said
     assert (tmp_path / "site" / "index.html").read_text() == "my site"
     succeeds("web", run, "--out", tmp_path / "site", "--overwrite")
     assert (tmp_path / "site" / "index.html").read_text() != "my site"
+
+
+def test_a_page_is_all_that_is_in_its_folder(home, run, tmp_path):
+    succeeds("web", run, "--out", tmp_path / "page")
+    made = {path.name for path in (tmp_path / "page").iterdir()}
+    record = json.loads((tmp_path / "page" / ".lm336-export.json").read_text())
+    assert made == {*record, ".lm336-export.json"} and "index.html" in made
+    succeeds("web", home / "run", "--out", tmp_path / "page")
+    (tmp_path / "page" / "index.html").write_text("mine")
+    refuses("web", run, "--out", tmp_path / "page")
+    assert {path.name for path in (tmp_path / "page").iterdir()} == made
+    with owned(tmp_path / "page"):
+        elsewhere = threading.Thread(
+            target=lambda: said.append(refuses("web", run, "--out", tmp_path / "page"))
+        )
+        said = []
+        elsewhere.start()
+        elsewhere.join()
+        assert "in use by another process" in said[0]
+        assert (tmp_path / "page" / ".lm336.lock").exists(), "it is its owner's"
 
 
 # One owner, and files that belong together
@@ -795,6 +949,36 @@ def test_memory_that_is_not_there(monkeypatch, error):
     monkeypatch.setitem(COMMANDS, "evaluate", greedy)
     greedy.__doc__ = "Take much."
     assert "memory is not enough" in refuses("evaluate", "run")
+
+
+def on_a_gpu(monkeypatch, gpu, machine):
+    "As if there were a GPU, of so many bytes, and the machine had so many."
+    monkeypatch.setattr("lm336.training.pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=gpu)
+    )
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=machine))
+
+
+def test_a_model_is_compared_with_the_memory_of_its_gpu(home, tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def trainer(*args):
+        raise Enough
+
+    monkeypatch.setattr("lm336.training.Trainer", trainer)
+    args = "--preset", home / "tiny.json", "--out", tmp_path / "run"
+    on_a_gpu(monkeypatch, gpu=150_000, machine=10**15)
+    assert "to train, the GPU has" in refuses("pretrain", *args)
+    assert not contents(tmp_path)
+    on_a_gpu(monkeypatch, gpu=10**15, machine=20_000)  # the weights are made in the machine's
+    assert "a model of this shape needs" in refuses("pretrain", *args)
+    assert not contents(tmp_path)
+    on_a_gpu(monkeypatch, gpu=10**15, machine=150_000)
+    with pytest.raises(Enough):
+        command("pretrain", *args)
 
 
 def test_a_bug_is_not_made_to_look_like_a_bad_input(monkeypatch):

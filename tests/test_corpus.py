@@ -1,70 +1,23 @@
-"Documents, splitting, and the story grammar."
+"Documents, splitting, and where a corpus comes from."
 
 import gzip
-import hashlib
 import json
 import math
 import os
 import random
-import re
 import subprocess
 import sys
-import time
-from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm336 import corpus
-from lm336.corpus import (
-    StoryGrammar,
-    corpus_files,
-    iter_documents,
-    read_text,
-    split_text,
-    write_stories,
-)
+from lm336.corpus import corpus_files, iter_documents, read_text, split_text
 from lm336.errors import END_OF_TEXT, InputError
-
-
-@pytest.fixture(scope="module")
-def grammar():
-    return StoryGrammar()
-
-
-@pytest.fixture(scope="module")
-def stories(grammar):
-    rng = np.random.default_rng(2)
-    return [grammar.sample(rng) for _ in range(4000)]
-
+from lm336.grammar import StoryGrammar, write_stories
 
 # ---------------------------------------------------------------- files
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_a_killed_writer_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    code = f"from lm336.corpus import write_stories; write_stories({str(path)!r}, 10**10, 0)"
-
-    def written():
-        return sum(
-            file.stat().st_size
-            for file in tmp_path.rglob("*")
-            if file.is_file() and file != path
-        )
-
-    with subprocess.Popen([sys.executable, "-c", code]) as writer:
-        try:
-            end = time.monotonic() + 60
-            while written() < 1_000_000:
-                assert writer.poll() is None and time.monotonic() < end, "nothing was written"
-                time.sleep(0.01)
-        finally:
-            writer.kill()
-    assert path.read_text() == "old"
 
 
 def test_documents_of_every_kind_of_file(tmp_path):
@@ -471,222 +424,11 @@ def test_a_pipe_is_a_text_too(tmp_path):
         assert len(train.read_text()) > 1000
 
 
-# ---------------------------------------------------------------- the grammar
+# ---------------------------------------------------------------- a corpus by its name
 
 
-def random_grammar(depth):
-    "Texts of small grammars, ambiguous ones among them."
-    text = st.sampled_from(["a", "b", "ab", "", "{x}", "{y}", "<n>"])
-    if depth == 0:
-        return text
-    inner = st.lists(random_grammar(depth - 1), min_size=1, max_size=3)
-    return st.one_of(
-        text, inner.map(lambda ways: "[" + "|".join(ways) + "]"), inner.map("".join)
-    )
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.lists(random_grammar(3), min_size=1, max_size=3))
-def test_against_brute_force(bodies):
-    "Probabilities, entropy, length and ambiguity are what an enumeration of derivations says."
-    grammar = StoryGrammar(
-        "[n]\na, b, ba\n\n" + "\n".join(f"# p | x n, y n\n.{body}" for body in bodies)
-    )
-    probabilities, number = Counter(), 0
-    for plot in grammar.plots:
-        for x in range(3):
-            for y in set(range(3)) - {x}:
-                for text, p in expand(plot.parts, (x, y)):
-                    probabilities[text] += p / 6 / len(grammar.plots)
-                    number += 1
-    assert math.isclose(sum(probabilities.values()), 1)
-    assert math.isclose(
-        grammar.mean_bytes, sum(p * len(text) for text, p in probabilities.items())
-    )
-    for text, p in probabilities.items():
-        assert math.isclose(grammar.log2_prob(text), math.log2(p), abs_tol=1e-9)
-    true = -sum(p * math.log2(p) for p in probabilities.values())
-    if not grammar.unnamed() and grammar.ambiguous_text() is None:
-        assert number == len(probabilities) and math.isclose(
-            grammar.entropy_bits, true, abs_tol=1e-9
-        )
-    assert grammar.entropy_bits >= true - 1e-9
-
-
-def expand(parts, members):
-    "Every text of `parts`, with its probability."
-    if not parts:
-        yield "", 1.0
-        return
-    part, *rest = parts
-    if isinstance(part, str):
-        heads = [(part, 1.0)]
-    elif isinstance(part, corpus.Mention):
-        heads = [(part.surfaces[members[part.slot]], 1.0)]
-    else:
-        heads = [
-            (text, p / len(part.ways)) for way in part.ways for text, p in expand(way, members)
-        ]
-    for head, p in heads:
-        for tail, q in expand(rest, members):
-            yield head + tail, p * q
-
-
-def test_no_text_can_be_told_in_two_ways(grammar):
-    assert grammar.unnamed() == [] and grammar.ambiguous_text() is None
-
-
-def test_retracing_inverts_telling(grammar, stories):
-    rng = np.random.default_rng(5)
-    for _ in range(1000):
-        drawn = []
-
-        def draw():
-            drawn.append(rng.bit_generator.random_raw())
-            return drawn[-1]
-
-        (derivation,) = grammar.derivations(grammar.tell(draw))
-        assert [way for way, _ in derivation] == [
-            word % ways for word, (_, ways) in zip(drawn, derivation, strict=True)
-        ]
-
-
-def test_a_changed_story_is_impossible(grammar, stories):
-    for story in stories[:300]:
-        assert grammar.log2_prob(story) > -math.inf
-        for wrong in (
-            story[:-1],
-            story + "x",
-            story[1:],
-            story.replace(".", ";", 1),
-            story + story,
-        ):
-            assert grammar.log2_prob(wrong) == -math.inf
-
-
-def test_agreement_is_part_of_the_grammar(grammar, stories):
-    "A name changed in the last sentence that has it, and only there, makes it impossible."
-    changed = 0
-    for story in stories[:500]:
-        plot = grammar.plots[next(grammar.derivations(story))[0][0]]
-        if plot.cast.get("hero") != "child":
-            continue
-        name = next(n for n in re.findall(r"[A-Z][a-z]+", story) if n in names(grammar))
-        if story.count(name) < 3:
-            continue
-        at = story.rindex(name)
-        assert (
-            grammar.log2_prob(
-                story[:at] + ("Ada" if name != "Ada" else "Zoe") + story[at + len(name) :]
-            )
-            == -math.inf
-        )
-        changed += 1
-    assert changed > 100
-
-
-def names(grammar):
-    return {
-        surface
-        for plot in grammar.plots
-        for slot, words in enumerate(plot.cast.values())
-        if words == "child"
-        for part in plot.parts
-        if isinstance(part, corpus.Mention) and part.slot == slot
-        for surface in part.surfaces
-    }
-
-
-def test_sampled_surprise_and_length_agree_with_the_computed(grammar, stories):
-    for sampled, exact in (
-        ([-grammar.log2_prob(s) for s in stories], grammar.entropy_bits),
-        ([len(s.encode()) for s in stories], grammar.mean_bytes),
-    ):
-        assert abs(np.mean(sampled) - exact) < 3 * np.std(sampled) / len(sampled) ** 0.5
-
-
-def test_the_stories_are_rich(grammar, stories):
-    lengths = [len(story.split()) for story in stories]
-    words = {word for story in stories for word in re.findall("[a-z]+", story.lower())}
-    assert len(grammar.plots) >= 40 and len(words) >= 2000
-    assert min(lengths) >= 40 and max(lengths) <= 250
-
-
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        r"\b[Aa] [aeiou](?!kulele|niform)",
-        r"\b[Aa]n (?!hon|hour)[^aeiouAEIOU]",
-        r" [.,;!?](?!\.\.)",
-        r"  ",
-        r" \n",
-        r"(?<!\.)\.\.(?!\.)",
-        r"[.!?] [a-z]",
-        r"\w[.,;!?]\w",
-        r"\b(\w+) \1\b",
-        r"[\[\]{}<>|*/_]",
-        r"[^\x00-\x7f]",
-    ],
-)
-def test_no_slips_of_the_pen(stories, mistake):
-    for story in stories:
-        text = story.replace("... ", "").replace("hee-haw", "")
-        assert not re.search(mistake, text), re.search(f".{{0,40}}{mistake}.{{0,40}}", text)[0]
-
-
-def test_quotation_marks_and_capitals(stories):
-    for story in stories:
-        for paragraph in story.splitlines():
-            assert paragraph.count('"') % 2 == 0 and re.match(r'"?[A-Z]', paragraph), paragraph
-            assert re.search(r'[.!?]"?$|^Dear [\w-]+,$|^Your \w+$', paragraph), paragraph
-
-
-@pytest.mark.parametrize(
-    "text, sentence",
-    [
-        ("", "no plots"),
-        ("hello", "line 1: expected a \\[list\\]"),
-        ("[a]\nx, y\n[a]\nz", "line 3: there is a 'a' already"),
-        ("[a one two]\nx", "line 2: .*expected 2 forms"),
-        ("[a]\nx, x", "line 2: 'x' is in the list already"),
-        ("# p | x b\nhi", "line 1: no list called 'b'"),
-        ("# p\nhi {x}", "line 2: 'x': nobody called 'x'"),
-        ("[a]\nx\n# p | h a\nhi {h.z}", "line 4: 'h.z': there is no form 'z', only name"),
-        ("# p\nhi <b>", "line 2: 'b': no phrase or list"),
-        ("# p\nhi [b|c", r"line 2: a \[ is never closed"),
-        ("# p\nhi ]", "line 2: ']' stands alone"),
-        ("# p\nhi {", "line 2: '{' stands alone"),
-    ],
-)
-def test_mistakes_in_a_grammar_are_reported_with_their_line(text, sentence):
-    with pytest.raises(InputError, match=sentence):
-        StoryGrammar(text)
-
-
-# ---------------------------------------------------------------- files of stories
-
-
-def test_the_same_bytes_everywhere(tmp_path):
-    "Changes only with stories.txt: then put the new digest here and in the chapter."
-    write_stories(tmp_path / "a.txt", 1_000_000, seed=336)
-    assert (
-        hashlib.sha256((tmp_path / "a.txt").read_bytes()).hexdigest()
-        == "a93bccc1a68ce969e04e3fedbcf21e51e0353d0e3f02f4a97df0af5018a89a84"
-    )
-
-
-def test_a_file_of_stories_is_stories(tmp_path, grammar):
-    number = write_stories(tmp_path / "a.txt", 100_000, seed=5)
-    documents = list(iter_documents(tmp_path / "a.txt"))
-    rng = np.random.default_rng(5)
-    assert documents == [grammar.sample(rng) for _ in range(number)]
-    assert 100_000 <= (tmp_path / "a.txt").stat().st_size < 105_000
-    with pytest.raises(InputError, match="at least 1"):
-        write_stories(tmp_path / "b.txt", 0, seed=5)
-    assert not (tmp_path / "b.txt").exists()
-
-
-def test_training_and_validation_share_no_story(tmp_path, grammar):
+def test_training_and_validation_share_no_story(tmp_path):
+    grammar = StoryGrammar()
     train, valid = corpus_files("stories:0.4", tmp_path, seed=5)
     held_out = list(iter_documents(valid))
     assert not set(iter_documents(train)) & set(held_out)
@@ -700,14 +442,14 @@ def test_training_and_validation_share_no_story(tmp_path, grammar):
     )
 
 
-def test_your_own_text(tmp_path, grammar):
+def test_your_own_text(tmp_path):
     (tmp_path / "a.txt").write_text("0123456789")
     train, valid = corpus_files(tmp_path / "a.txt", tmp_path / "out")
     assert (train.read_text(), valid.read_text()) == ("012345678", "9")
-    assert grammar.file_bits_per_byte(train) == math.inf
+    assert StoryGrammar().file_bits_per_byte(train) == math.inf
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(InputError, match="no stories"):
-        grammar.file_bits_per_byte(tmp_path / "none.txt")
+        StoryGrammar().file_bits_per_byte(tmp_path / "none.txt")
 
 
 def test_the_corpus_needs_no_torch():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lm336.corpus import StoryGrammar
+from lm336.grammar import StoryGrammar
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.experiments import (
     SCALES, Variant, byte_entropy, experiments, prepared, read_log, run_experiment, run_variant, share_learned, summary, text_digest,

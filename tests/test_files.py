@@ -13,6 +13,7 @@ import warnings
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from lm336 import files
 from lm336.errors import InputError
@@ -27,6 +28,7 @@ from lm336.files import (
     sha256,
     write_json,
 )
+from lm336.tensors import load_tensors, save_tensors
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and file modes are POSIX's")
 
@@ -225,6 +227,47 @@ def test_a_second_thread_is_refused(tmp_path):
     assert len(refused) == 1
     second()
     assert len(refused) == 1
+
+
+CONTENDER = """
+import os, sys
+from lm336.errors import InputError
+from lm336.files import owned
+print("ready", flush=True)
+sys.stdin.readline()
+number = 0
+while number < 200:
+    try:
+        with owned(sys.argv[1], keep_lock=False):
+            os.mkdir(os.path.join(sys.argv[1], "mine"))  # fails where another owner is inside
+            os.rmdir(os.path.join(sys.argv[1], "mine"))
+            number += 1
+    except InputError:
+        pass
+"""
+
+
+def test_a_lock_that_is_removed_at_the_end_lets_nobody_in_before(tmp_path):
+    contenders = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in contenders:
+        assert process.stdout.readline() == "ready\n"
+    for process in contenders:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = [process.communicate(timeout=120) for process in contenders]
+    assert [(process.returncode, err) for process, (_, err) in zip(contenders, results)] == [
+        (0, "")
+    ] * 3
+    assert names(tmp_path) == []
 
 
 def test_an_owner_may_own_again_by_any_name(tmp_path, monkeypatch):
@@ -479,3 +522,54 @@ def test_a_folder_called_stories_wins_over_the_model_that_comes_along(tmp_path, 
     assert (files.pretrained_folder("stories") / "tokenizer.json").is_file()
     (tmp_path / "stories").mkdir()
     assert files.pretrained_folder("stories") == files.Path("stories")
+
+
+# Tensors: of a file that cannot be read, the reason
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are Unicode here")
+def test_tensors_at_a_path_that_is_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xfe.safetensors")
+    save_tensors({"a": torch.arange(3.0)}, path, {"note": "mine"})
+    tensors, metadata = load_tensors(path)
+    assert tensors["a"].tolist() == [0, 1, 2] and metadata == {"note": "mine"}
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated") as error:
+        load_tensors(path)
+    assert "\\udcff\\udcfe.safetensors" in str(error.value).encode("utf-8").decode()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="does not exist") as error:
+        load_tensors(path)
+    assert "\\udcff\\udcfe.safetensors" in str(error.value).encode("utf-8").decode()
+
+
+@posix
+def test_tensors_that_cannot_be_opened_are_not_said_to_be_damaged_or_missing(tmp_path):
+    import resource
+
+    save_tensors({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
+    load_tensors(tmp_path / "a.safetensors")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError) as error:
+        load_tensors(tmp_path / "loop")
+    assert error.value.errno == errno.ELOOP and error.value.filename == str(tmp_path / "loop")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        with pytest.raises(OSError) as error:
+            load_tensors(tmp_path / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert error.value.errno == errno.EMFILE
+    assert error.value.filename == str(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="is a folder; a safetensors file is needed"):
+        load_tensors(tmp_path)
+
+
+@posix
+@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may read everything")
+def test_tensors_that_may_not_be_read(tmp_path):
+    save_tensors({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").chmod(0)
+    with pytest.raises(PermissionError, match="a.safetensors"):
+        load_tensors(tmp_path / "a.safetensors")

@@ -29,14 +29,13 @@ from safetensors.torch import load_file, save_file
 from lm336.cli import main
 from lm336.files import sha256
 
-from .conftest import ROOT
+from .conftest import MODEL, ROOT, TRAINING, sums
 
 NUMBER = int(os.environ.get("LM336_FUZZ", 100))  # mutations of each kind
 PROCESSES = int(
     os.environ.get("LM336_FUZZ_PROCESSES", 1)
 )  # of these, how many are tried as a process of their own
-MODEL = dict(vocab_size=280, context_length=16, d_model=16, num_layers=1, num_heads=2)
-TRAINING = dict(
+LEARNED = dict(  # until it ends its texts
     max_steps=150,
     batch_size=8,
     learning_rate=2e-2,
@@ -44,9 +43,7 @@ TRAINING = dict(
     warmup_steps=5,
     save_interval=75,
     eval_interval=75,
-    eval_windows=4,
 )
-TEXT = "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a in range(10) for b in range(10))
 REFUSED, RIGHT = "one sentence, nothing lost", "a right result"
 ODD = [
     None,
@@ -376,11 +373,12 @@ def tried(name, home, number, processes):
 
 def make_home(folder):
     "A text, also as .gz; a preset; a finished run of a model that ends its texts soon."
-    (folder / "sums.txt").write_text(TEXT)
+    (folder / "sums.txt").write_text(sums(10))
+    model, training = MODEL | dict(vocab_size=280), TRAINING | LEARNED
     (folder / "tiny.json").write_text(
-        json.dumps(dict(data="sums.txt", model=MODEL, training=TRAINING), indent=1)
+        json.dumps(dict(data="sums.txt", model=model, training=training), indent=1)
     )
-    (folder / "text.txt.gz").write_bytes(gzip.compress(TEXT.encode(), mtime=0))
+    (folder / "text.txt.gz").write_bytes(gzip.compress(sums(10).encode(), mtime=0))
     here = os.getcwd()
     os.chdir(folder)
     try:

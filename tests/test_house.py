@@ -35,20 +35,26 @@ ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]
 
 # A room of the main line offers what lies behind it by an import inside the function that
 # offers it: (module, the later one that it reaches) -> why.
-DOORS: dict[tuple[str, str], str] = {}
+DOORS: dict[tuple[str, str], str] = {
+    ("corpus", "grammar"): "`corpus_files` writes the built-in stories",
+    ("evaluation", "grammar"): "`entropy_floor` is known for the built-in stories",
+    ("evaluation", "fast_model"): "`load_run` opens a model to be used",
+    ("transformer", "generation"): "`Transformer.generate` is chapter 14's",
+}
 
 WIDTH = 95  # columns of a line
 LINES = 250  # of a room of the main line, blanks and docstrings aside
 
 # What does not hold yet. A module that holds is taken out.
+HOLDS = {"embeddings", "rope", "attention", "block", "transformer", "fast_model"}
 NOT_YET_IN_ORDER = {"training"}
-NOT_YET_IN_DOORS = set(MAIN_LINE)
-NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"}
+NOT_YET_IN_DOORS = set(MAIN_LINE) - HOLDS
+NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - HOLDS
 NOT_YET_SHORT = {
     "corpus", "bpe", "tokenizer", "transformer",
     "training", "runs", "generation", "evaluation",
 }
-NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND}
+NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - HOLDS
 NOT_YET_RENAMED = {"corpus.download", "evaluation.accounting", "experiments.experiments"}
 
 

@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from hypothesis import given, settings
 
-from lm336.attention import reorder_rows
-from lm336.corpus import write_stories
+from lm336.fast_model import reorder_rows, to_halves, to_neighbours
+from lm336.grammar import write_stories
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.generation import generate_stream
 from lm336.interop import from_hf, hf_name, to_hf, to_web
-from lm336.rope import to_halves, to_neighbours
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_shapes
 
@@ -328,7 +327,7 @@ def test_a_run_is_not_overwritten(tokenizer, tmp_path, write):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"has a \S+ that no export wrote.*ask for it to be overwritten"): write(model, tokenizer, tmp_path)
+    with pytest.raises(InputError, match=r"has a \S+ that no export wrote.*or overwrite=True \(--overwrite on the command line\)"): write(model, tokenizer, tmp_path)
     assert contents(tmp_path) == before
     write(model, tokenizer, tmp_path, overwrite=True)
     assert contents(tmp_path)["config.json" if write is to_hf else "model.safetensors"] != before["config.json" if write is to_hf else "model.safetensors"]

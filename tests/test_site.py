@@ -218,7 +218,7 @@ def given(thing):
 
 def test_exported_names_are_found():
     found = {f"{module}.{name}" for module, name, _ in exported()}
-    assert {"attention.softmax", "transformer.Transformer", "training.Trainer", "corpus.Mention"} <= found
+    assert {"attention.softmax", "transformer.Transformer", "training.Trainer", "grammar.Mention"} <= found
 
 
 def test_every_parameter_is_documented(proc):

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lm336.bpe import PRETOKEN_PATTERN
-from lm336.corpus import write_stories
+from lm336.grammar import write_stories
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.tokenizer import Tokenizer, stream_pretokens, token_dtype
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig, cli, configuration, training
 from lm336.adamw import AdamW
 from lm336.configuration import load_preset
-from lm336.corpus import StoryGrammar, iter_documents
+from lm336.corpus import iter_documents
 from lm336.fast_model import make_fast
+from lm336.grammar import StoryGrammar
 from lm336.training import (Objective, counted_flops, load_checkpoint, pick_device, pick_precision, read_checkpoint, read_metrics,
                              save_checkpoint)
 from lm336.transformer import flops_per_token

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
-from lm336.corpus import write_stories
+from lm336.grammar import write_stories
 from lm336.errors import END_OF_TEXT
 from lm336.generation import next_token_probs
 from lm336.loss import token_nats
