@@ -30,7 +30,8 @@ def arithmetic() -> dict:
     "What this process computes with: its instructions, precision and threads, and the digests of two results."
     import torch
 
-    from lm336.training import cpu_has_bfloat16, pick_precision
+    from lm336.accounting import cpu_has_bfloat16
+    from lm336.training import pick_precision
 
     generator = torch.Generator().manual_seed(336)
     a, b = (torch.randn(shape, generator=generator) for shape in [(512, 640), (640, 384)])

@@ -7,8 +7,8 @@ import shutil, sys
 from pathlib import Path
 
 from lm336 import Transformer
-from lm336.evaluation import evaluate_run
 from lm336.files import read_json, write_json
+from lm336.report import evaluate_run
 
 run, demo = Path(sys.argv[1]), Path(__file__).parent.parent/"data/demo"
 demo.mkdir(parents=True, exist_ok=True)

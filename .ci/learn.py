@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from lm336.accounting import environment
 from lm336.fast_model import make_fast
 from lm336.files import atomic_path
 from lm336.dataset import load_tokens, prepare
-from lm336.evaluation import entropy_floor, environment
+from lm336.evaluation import entropy_floor
 from lm336.configuration import load_preset
 from lm336.training import Trainer
 from lm336.transformer import Transformer

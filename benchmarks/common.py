@@ -86,7 +86,7 @@ def record(
     "Append a line to the running script's log, with command and machine, if --record asks."
     if not args.record:
         return
-    from lm336.evaluation import environment
+    from lm336.accounting import environment
 
     script = Path(sys.argv[0]).resolve()
     words = [
@@ -123,7 +123,7 @@ def take_turns(
 
 def cpu_precisions() -> list[str]:
     "What this processor multiplies in: float32 and, where it has instructions, bfloat16."
-    from lm336.training import cpu_has_bfloat16
+    from lm336.accounting import cpu_has_bfloat16
 
     if cpu_has_bfloat16():
         return ["float32", "bfloat16"]

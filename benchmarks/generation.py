@@ -22,12 +22,11 @@ import torch
 
 import common
 from lm336 import Transformer
+from lm336.accounting import environment, matmul_speed
 from lm336.fast_model import make_fast
-from lm336.evaluation import environment
 from lm336.generation import generate_stream
 from lm336.interop import to_hf
 from lm336.tokenizer import Tokenizer
-from lm336.training import matmul_speed
 from lm336.transformer import TransformerConfig, parameter_count
 
 MINUTES = {"full": 6, "quick": 1}

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 import common
+from lm336.accounting import environment
 from lm336.adamw import AdamW, clip_grad_norm_
-from lm336.evaluation import environment
 from lm336.loss import linear_cross_entropy
 from lm336.transformer import TransformerConfig, parameter_shapes
 

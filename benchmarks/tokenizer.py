@@ -33,8 +33,8 @@ import numpy as np
 
 import common
 import lm336
+from lm336.accounting import environment
 from lm336.grammar import write_stories
-from lm336.evaluation import environment
 from lm336.tokenizer import Tokenizer
 from tokenizer_jobs import END_OF_TEXT
 

@@ -43,8 +43,8 @@ def lm336_step(shape, precision, compiled):
     import numpy as np
 
     from lm336 import Trainer, TrainingConfig, Transformer, TransformerConfig
+    from lm336.accounting import flops_per_token
     from lm336.fast_model import make_fast
-    from lm336.transformer import flops_per_token
 
     shape = dict(shape)
     compile_mode = "on" if compiled else "off"

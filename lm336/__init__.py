@@ -1,58 +1,33 @@
 """A Transformer language model built from nothing but tensor arithmetic.
 
-Every public name of every module is here: `from lm336 import Transformer, Tokenizer`. Only the bug zoo's stay in
-`lm336.bug_zoo`, where nobody takes its helpers for ours. A name is looked up when it is first asked for, so that
-the tokenizer alone never imports torch. A module's name is the module: `lm336.experiments` too, whose function
-of that name is `lm336.experiments.experiments`.
+What most programs need is here: `from lm336 import Transformer, Tokenizer`. `__init__.pyi` lists
+these names, which are also all that `from lm336 import *` gives. Everything else is found in its
+module: `from lm336.widgets import Sampler`. A name is looked up when it is first asked for, so
+that the tokenizer alone never imports torch.
 """
 
-__version__ = "0.1.0"
+import lazy_loader
 
-import ast
-import re
-from functools import cache
-from importlib import import_module
-from pathlib import Path
+__version__ = "0.2.0"
+
+_top_level, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-@cache
-def _modules() -> dict[str, list[str]]:
-    "Each module's public names, as its `__all__` says, read without importing it."
-    modules = {}
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        found = re.search(r"^__all__ = (\[.*?\])", path.read_text(encoding="utf-8"), re.M | re.S)
-        modules[path.stem] = ast.literal_eval(found[1]) if found else []
-    return modules
-
-
-@cache
-def _homes() -> dict[str, str]:
-    "Each name that is found here, and the module that defines it."
-    modules = _modules()
-    shown = {name: module for module, names in modules.items() if module != "bug_zoo" for name in names}
-    return {name: module for name, module in shown.items() if name not in modules}
-
-
-def _with_methods_for(name: str) -> set[str]:
-    "The modules that add methods to a class by `patch`, by the index that nbdev keeps."
-    from ._modidx import d
-
-    return {module for module, symbols in d["syms"].items() if any(s.startswith(f"{module}.{name}.") for s in symbols)}
-
-
-def __getattr__(name: str):
-    if name == "__all__":
-        return sorted(_homes())
-    if name in _modules():
-        return import_module(f"lm336.{name}")
-    if name not in _homes():
+def __getattr__(name: str) -> object:
+    "A top-level name or a module; for a name of a module, `AttributeError` says which."
+    if name in __all__:
+        return _top_level(name)
+    if name.startswith("_"):
         raise AttributeError(f"module 'lm336' has no attribute {name!r}")
-    for module in _with_methods_for(name):
-        import_module(module)
-    value = getattr(import_module(f"lm336.{_homes()[name]}"), name)
-    globals()[name] = value
-    return value
+    import re
+    from importlib import import_module
+    from pathlib import Path
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_homes(), *_modules()})
+    modules = {path.stem: path for path in Path(__file__).parent.glob("[a-z]*.py")}
+    if name in modules:
+        return import_module(f"lm336.{name}")
+    for module, path in modules.items():
+        public = re.search(r"^__all__ = \[(.*?)\]", path.read_text("utf-8"), re.M | re.S)
+        if public and re.search(rf"['\"]{re.escape(name)}['\"]", public[1]):
+            raise AttributeError(f"lm336.{name} is not at the top level: lm336.{module}.{name}")
+    raise AttributeError(f"module 'lm336' has no attribute {name!r}")

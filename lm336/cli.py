@@ -271,7 +271,8 @@ def run_preset(
     """Text, tokenizer, tokens, training, evaluation, samples, report.
 
     `InputError` where that would lose something."""
-    from lm336.evaluation import evaluate_run, read_run
+    from lm336.evaluation import read_run
+    from lm336.report import evaluate_run
     from lm336.training import check_training, pick_device, process_group, processes
 
     folder, device, first = Path(folder), pick_device(device), processes()[0] == 0
@@ -386,7 +387,8 @@ def lm336_evaluate(
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
-    from lm336.evaluation import evaluate_run, read_run
+    from lm336.evaluation import read_run
+    from lm336.report import evaluate_run
     from lm336.training import pick_device
 
     read_run(run)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['windows', 'token_losses', 'Evaluation', 'evaluate', 'below_floor', 'entropy_floor', 'read_run', 'run_digests',
-           'check_digests', 'load_run', 'write_samples', 'environment', 'accounting', 'write_report', 'evaluate_run']
+           'check_digests', 'load_run']
 
 # %% ../nbs/15_evaluation.ipynb #2653f237
-import json, math, os, platform, re, shlex, sys, time
+import math, os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,15 +16,11 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-import lm336
 from .errors import InputError
-from .files import atomic_path, read_json, sha256
-from .dataset import load_tokens
-from .generation import generate_stream
+from .files import read_json, sha256
 from .loss import bits_per_byte, perplexity, token_nats
 from .tokenizer import Tokenizer
-from .training import pick_device
-from .transformer import Transformer, TransformerConfig, parameter_count
+from .transformer import Transformer
 
 # %% ../nbs/15_evaluation.ipynb #6e22061c
 def windows(
@@ -239,175 +235,3 @@ def load_run(
             f"{model.config.vocab_size:,}: one of the two belongs to another run"
         )
     return run, model, tokenizer
-
-# %% ../nbs/15_evaluation.ipynb #d5fbc311
-def write_samples(
-    model: Transformer,  # the trained model
-    tokenizer: Tokenizer,  # its tokenizer
-    path: str | os.PathLike,  # where the sheet goes, Markdown
-    prompts: list[str],  # each is continued once; an empty one starts a new document
-    max_new_tokens: int = 400,  # at most, per sample
-    temperature: float = 0.8,  # of the samples
-) -> list[str]:  # the texts, prompt included
-    "A sheet of samples: each prompt continued until the end of text, with seeds 0, 1, 2, ..."
-    texts, end = [], tokenizer.end_of_text_id
-    for seed, prompt in enumerate(prompts):
-        start = tokenizer.encode(prompt) or [end or 0]
-        new = generate_stream(
-            model,
-            start,
-            max_new_tokens,
-            temperature,
-            seed=seed,
-            stop_token=end,
-            vocab_size=tokenizer.vocab_size,
-        )
-        texts.append((prompt + tokenizer.decode(i for i in new if i != end)).strip())
-    sheet = (
-        f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
-        + "\n\n---\n\n".join(texts)
-        + "\n"
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(sheet, encoding="utf-8")
-    return texts
-
-# %% ../nbs/15_evaluation.ipynb #945b221a
-def environment() -> dict[str, str]:
-    "The machine and the software, for reports and logs."
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    cpu = named[1] if named else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return dict(lm336=lm336.__version__, torch=torch.__version__, python=platform.python_version(),
-                cpu=f"{cpu}, {torch.get_num_threads()} threads", gpu=gpu)
-
-# %% ../nbs/15_evaluation.ipynb #0fbb09f9
-def accounting(
-    folder: str | os.PathLike,  # the run folder
-) -> str:  # a Markdown table, "" where the run wrote no accounting.json
-    """Operations, time and memory: predicted and measured.
-
-    `InputError` for an accounting.json that cannot be used."""
-    path = Path(folder) / "accounting.json"
-    if not path.is_file():
-        return ""
-    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
-    for name in (
-        "tokens",
-        "flops",
-        "seconds",
-        "product_speed",
-        "peak_bytes",
-        "predicted_peak_bytes",
-    ):
-        value = record.get(name)
-        if value is None and name == "predicted_peak_bytes":
-            continue  # is predicted for a CPU only
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 < value < 1e300
-        ):
-            raise InputError(
-                f"{path}: {name} must be a number above 0; "
-                "without the file, a report has no account"
-            )
-    for name, kind in (("device", str), ("precision", str), ("compiled", bool)):
-        if not isinstance(record.get(name), kind):
-            raise InputError(
-                f"{path}: {name} must be {'text' if kind is str else 'true or false'}; "
-                "without the file, a report has no account"
-            )
-    return _account_table(record)
-
-
-def _account_table(record):
-    speed, rate = record["product_speed"], record["flops"] / record["seconds"]
-    predicted, peak = (
-        "" if record[name] is None else f"{record[name] / 1e6:,.0f} MB"
-        for name in ("predicted_peak_bytes", "peak_bytes")
-    )
-    rows = [
-        ("tokens", f"{record['tokens']:,}", ""),
-        ("operations in matrix products", f"{record['flops']:.2e}", ""),
-        (
-            "operations per second",
-            f"{speed:.2e} (one large product)",
-            f"{rate:.2e}, {rate / speed:.0%} of it",
-        ),
-        (
-            "time",
-            f"{record['flops'] / speed:,.0f} s at that speed",
-            f"{record['seconds']:,.0f} s",
-        ),
-        ("peak memory of the process", predicted, peak),
-    ]
-    compiled = ", compiled" if record["compiled"] else ""
-    head = (
-        f"Trained on a {record['device'].upper()} in {record['precision']}{compiled}.\n\n"
-        "| | predicted | measured |\n|---|---|---|\n"
-    )
-    return head + "\n".join(
-        f"| {name} | {expected} | {measured} |" for name, expected, measured in rows
-    )
-
-# %% ../nbs/15_evaluation.ipynb #f593badf
-def write_report(
-    folder: str | os.PathLike,  # the run folder
-    run: dict,  # run.json
-    score: Evaluation,  # of the whole validation file
-    config: TransformerConfig,  # the model's
-    texts: list[str],  # samples
-):
-    "The report card, report.md: score, curve, samples, accounting, environment."
-    program = Path(sys.argv[0]).name.replace("__main__.py", "python -m lm336")
-    command = " ".join([program, *map(shlex.quote, sys.argv[1:])])
-    rows = {
-        "parameters": f"{parameter_count(config):,}",
-        "date": time.strftime("%Y-%m-%d"),
-        "command": command,
-    }
-    table = "\n".join(
-        f"| {name} | {value} |" for name, value in (rows | environment()).items()
-    )
-    parts = [
-        f"# {Path(folder).absolute().name}",
-        f"Trained on {run['data']}. On the whole validation file: {score}.",
-    ]
-    if alarm := below_floor(score):
-        parts.append(f"**{alarm}**")
-    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2])]
-    if account := accounting(folder):
-        parts += ["## Accounting", account]
-    described = {name: value for name, value in run.items() if name != "digests"}
-    parts += [
-        "## Environment",
-        f"| what | value |\n|---|---|\n{table}",
-        "## Configuration",
-        f"```json\n{json.dumps(described, indent=1)}\n```\n",
-    ]
-    with atomic_path(Path(folder) / "report.md") as path:
-        path.write_text(
-            "\n\n".join(parts), encoding="utf-8", errors="replace"
-        )  # a folder may be called anything
-
-# %% ../nbs/15_evaluation.ipynb #b2280af2
-def evaluate_run(
-    folder: str | os.PathLike,  # the run folder
-    prompts: tuple[str, ...] = ("", "", "", ""),  # of the sample sheet
-    device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
-) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
-    """Score a run on its whole validation file; write samples.md and report.md into its folder.
-
-    Errors as `load_run`."""
-    folder = Path(folder)
-    run, model, tokenizer = load_run(folder, pick_device() if device is None else device)
-    check_digests(folder, run, "data/valid.npy")
-    tokens = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
-    accounting(folder)
-    floor = entropy_floor(run["data"], folder / "data" / "valid.txt")
-    score = evaluate(model.float(), tokens, tokenizer, floor, progress=True)
-    texts = write_samples(model, tokenizer, folder / "samples.md", prompts)
-    write_report(folder, run, score, model.config, texts)
-    return score, texts

@@ -327,7 +327,7 @@ def test_a_larger_model_than_its_tokenizer_draws_only_tokens(home, tmp_path):
 def test_a_run_goes_on_where_the_automatic_precision_is_another(home, run, monkeypatch):
     (run / "checkpoints" / "step_00000008.safetensors").unlink()
     monkeypatch.setattr(
-        "lm336.training.matmul_speed", lambda *args: 1e9
+        "lm336.accounting.matmul_speed", lambda *args: 1e9
     )  # in float16, it takes a CPU a minute
     for precision in ("float16", "bfloat16", "float32"):
         copy = shutil.copytree(run, run.with_name(precision))

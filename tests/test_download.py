@@ -527,7 +527,7 @@ def test_two_processes_fetch_a_file_once(server, tmp_path):
 
     server.answer = answer
     target = str(tmp_path / "file.txt")
-    code = f"import lm336; lm336.download({server.url!r}, {target!r}, progress=False)"
+    code = f"from lm336.corpus import download; download({server.url!r}, {target!r}, progress=False)"
     first, second = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(2)

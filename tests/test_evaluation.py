@@ -1,6 +1,5 @@
 "Scores against a brute force in float64: every token by itself, from its own window."
 import copy
-import json
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from lm336.grammar import StoryGrammar, write_stories
 from lm336.errors import END_OF_TEXT, InputError
-from lm336.evaluation import Evaluation, accounting, below_floor, entropy_floor, evaluate, token_losses, windows
+from lm336.evaluation import Evaluation, below_floor, entropy_floor, evaluate, token_losses, windows
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
@@ -174,18 +173,3 @@ def test_a_floor_is_known_for_the_stories_alone(stories, tmp_path):
     assert entropy_floor(str(path), path) is None, "who says that these are all stories?"
     (tmp_path / "mine.txt").write_text("Nobody knows the entropy of this.\n")
     assert entropy_floor("stories", tmp_path / "mine.txt") is None, "no story of the grammar"
-
-
-@pytest.mark.parametrize("predicted, shown", [({}, "|  |"), ({"predicted_peak_bytes": None}, "|  |"),
-                                              ({"predicted_peak_bytes": 1}, "| 0 MB |"), ({"predicted_peak_bytes": 5e6}, "| 5 MB |")])
-def test_a_prediction_is_left_out_where_there_is_none_and_only_there(tmp_path, predicted, shown):
-    record = dict(tokens=10, flops=1e9, seconds=2.0, product_speed=1e9, peak_bytes=7e6, device="cpu", precision="float32")
-    (tmp_path / "accounting.json").write_text(json.dumps(record | predicted))
-    assert f"| peak memory of the process {shown} 7 MB |" in accounting(tmp_path)
-
-
-@pytest.mark.parametrize("predicted", [0, -1, True, "much"])
-def test_a_prediction_that_is_no_number_is_named(tmp_path, predicted):
-    record = dict(tokens=10, flops=1e9, seconds=2.0, product_speed=1e9, peak_bytes=7e6, device="cpu", precision="float32")
-    (tmp_path / "accounting.json").write_text(json.dumps(record | {"predicted_peak_bytes": predicted}))
-    with pytest.raises(InputError, match="predicted_peak_bytes must be a number above 0"): accounting(tmp_path)

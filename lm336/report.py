@@ -1,0 +1,246 @@
+"""A run as people look at it: its curve, its samples, its account, its report card.
+
+What is shown is read from the run's folder, so that it can be shown again at any time."""
+
+import io
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from .accounting import environment
+from .dataset import load_tokens
+from .errors import InputError
+from .evaluation import (
+    Evaluation,
+    below_floor,
+    check_digests,
+    entropy_floor,
+    evaluate,
+    load_run,
+)
+from .files import atomic_path, read_json
+from .generation import generate_stream
+from .tokenizer import Tokenizer
+from .training import pick_device, read_metrics
+from .transformer import Transformer, TransformerConfig, parameter_count
+
+__all__ = [
+    "account_table",
+    "evaluate_run",
+    "plot_metrics",
+    "png",
+    "write_report",
+    "write_samples",
+]
+
+# ---------------------------------------------------------------- the curve
+
+
+def plot_metrics(
+    folder: str | os.PathLike,  # the run folder
+    floor: float | None = None,  # entropy of the text in nats per token, where it is known
+    title: str = "",  # above the axes
+) -> Figure:
+    "Training and validation loss, in nats per token, and the learning rate, by the step."
+    lines = read_metrics(folder)
+
+    def series(name: str) -> tuple[list[int], list[float]]:
+        "Steps, and what was measured at each."
+        there = [line for line in lines if name in line]
+        return [line["step"] for line in there], [line[name] for line in there]
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    rates = axes.twinx()
+    rates.plot(*series("learning_rate"), color="0.6", lw=1, ls="--")
+    rates.set(ylabel="learning rate (dashed)", ylim=(0, None))
+    axes.plot(*series("loss"), label="training", lw=1, alpha=0.7)
+    axes.plot(*series("valid_loss"), label="validation", marker="o", ms=4)
+    if floor is not None:
+        label = f"entropy of the text, {floor:.3f}"
+        axes.axhline(floor, color="k", ls=":", label=label)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.legend()
+    return figure
+
+
+def png(
+    figure: Figure,  # any
+) -> bytes:
+    "A figure as a PNG file."
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- the samples
+
+
+def write_samples(
+    model: Transformer,  # the trained model
+    tokenizer: Tokenizer,  # its tokenizer
+    path: str | os.PathLike,  # where the sheet goes, Markdown
+    prompts: Sequence[str],  # each is continued once; an empty one starts a new document
+    max_new_tokens: int = 400,  # at most, per sample
+    temperature: float = 0.8,  # of the samples
+) -> list[str]:  # the texts, prompt included
+    "A sheet of samples: each prompt continued until the end of text, with seeds 0, 1, 2, ..."
+    end = tokenizer.end_of_text_id
+    texts = []
+    for seed, prompt in enumerate(prompts):
+        start = tokenizer.encode(prompt)
+        if not start:
+            start = [0 if end is None else end]
+        new = generate_stream(
+            model,
+            start,
+            max_new_tokens,
+            temperature,
+            seed=seed,
+            stop_token=end,
+            vocab_size=tokenizer.vocab_size,
+        )
+        continuation = tokenizer.decode(token for token in new if token != end)
+        texts.append((prompt + continuation).strip())
+    head = f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(head + "\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
+    return texts
+
+
+# ---------------------------------------------------------------- the account
+
+_NUMBERS = ("tokens", "flops", "seconds", "product_speed", "peak_bytes", "predicted_peak_bytes")
+_OTHERS = {
+    "device": (str, "text"),
+    "precision": (str, "text"),
+    "compiled": (bool, "true or false"),
+}
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value < 1e300
+
+
+def _read_account(path: Path) -> dict:
+    "What accounting.json holds; `InputError` names the first value that cannot be used."
+    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
+    without = "without the file, a report has no account"
+    for name in _NUMBERS:
+        value = record.get(name)
+        if value is None and name == "predicted_peak_bytes":
+            continue  # is predicted for a CPU only
+        if not _is_positive(value):
+            raise InputError(f"{path}: {name} must be a number above 0; {without}")
+    for name, (kind, words) in _OTHERS.items():
+        if not isinstance(record.get(name), kind):
+            raise InputError(f"{path}: {name} must be {words}; {without}")
+    return record
+
+
+def account_table(
+    folder: str | os.PathLike,  # the run folder
+) -> str:  # Markdown, "" where the run wrote no accounting.json
+    """Operations, time and memory of a run: predicted and measured.
+
+    `InputError` for an accounting.json that cannot be used."""
+    path = Path(folder) / "accounting.json"
+    if not path.is_file():
+        return ""
+    record = _read_account(path)
+    fastest = record["product_speed"]
+    speed = record["flops"] / record["seconds"]
+    predicted = ""
+    if record["predicted_peak_bytes"] is not None:
+        predicted = f"{record['predicted_peak_bytes'] / 1e6:,.0f} MB"
+    peak = f"{record['peak_bytes'] / 1e6:,.0f} MB"
+    shortest = f"{record['flops'] / fastest:,.0f} s at that speed"
+    rows = [
+        ("tokens", f"{record['tokens']:,}", ""),
+        ("operations in matrix products", f"{record['flops']:.2e}", ""),
+        (
+            "operations per second",
+            f"{fastest:.2e} (one large product)",
+            f"{speed:.2e}, {speed / fastest:.0%} of it",
+        ),
+        ("time", shortest, f"{record['seconds']:,.0f} s"),
+        ("peak memory of the process", predicted, peak),
+    ]
+    compiled = ", compiled" if record["compiled"] else ""
+    trained = f"Trained on a {record['device'].upper()} in {record['precision']}{compiled}."
+    head = "| | predicted | measured |\n|---|---|---|"
+    body = "\n".join(f"| {name} | {before} | {after} |" for name, before, after in rows)
+    return f"{trained}\n\n{head}\n{body}"
+
+
+# ---------------------------------------------------------------- the report card
+
+
+def write_report(
+    folder: str | os.PathLike,  # the run folder
+    run: dict,  # run.json
+    score: Evaluation,  # of the whole validation file
+    config: TransformerConfig,  # the model's
+    texts: list[str],  # samples, of which the first two are shown
+) -> None:
+    """The report card, report.md: score, curve, samples, account, environment.
+
+    `InputError` for an accounting.json that cannot be used."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "python -m lm336")
+    facts = {
+        "parameters": f"{parameter_count(config):,}",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join([program, *map(shlex.quote, sys.argv[1:])]),
+    } | environment()
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    parts = [
+        f"# {Path(folder).absolute().name}",
+        f"Trained on {run['data']}. On the whole validation file: {score}.",
+    ]
+    alarm = below_floor(score)
+    if alarm:
+        parts.append(f"**{alarm}**")
+    parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2])]
+    account = account_table(folder)
+    if account:
+        parts += ["## Accounting", account]
+    described = {name: value for name, value in run.items() if name != "digests"}
+    parts += [
+        "## Environment",
+        f"| what | value |\n|---|---|\n{table}",
+        "## Configuration",
+        f"```json\n{json.dumps(described, indent=1)}\n```\n",
+    ]
+    with atomic_path(Path(folder) / "report.md") as path:
+        # a folder may be called anything
+        path.write_text("\n\n".join(parts), encoding="utf-8", errors="replace")
+
+
+def evaluate_run(
+    folder: str | os.PathLike,  # the run folder
+    prompts: Sequence[str] = ("", "", "", ""),  # of the sample sheet
+    device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
+) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
+    """Score a run on its whole validation file; write samples.md and report.md into its folder.
+
+    Everything is read before anything is computed, so that a file that cannot be used is named
+    at once. Errors as `load_run`."""
+    folder = Path(folder)
+    run, model, tokenizer = load_run(folder, pick_device() if device is None else device)
+    check_digests(folder, run, "data/valid.npy")
+    tokens = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
+    account_table(folder)
+    floor = entropy_floor(run["data"], folder / "data" / "valid.txt")
+    score = evaluate(model.float(), tokens, tokenizer, floor, progress=True)
+    texts = write_samples(model, tokenizer, folder / "samples.md", prompts)
+    write_report(folder, run, score, model.config, texts)
+    return score, texts
