@@ -3,7 +3,8 @@
     lm336_pretrain --preset data/demo/run.json --out runs/story     two hours on two CPU cores
     python .ci/demo.py runs/story
 """
-import shutil, sys
+import shutil
+import sys
 from pathlib import Path
 
 from lm336 import Transformer
@@ -13,7 +14,8 @@ from lm336.report import evaluate_run
 run, demo = Path(sys.argv[1]), Path(__file__).parent.parent/"data/demo"
 demo.mkdir(parents=True, exist_ok=True)
 for name in ("run.json", "tokenizer.json", "metrics.jsonl", "loss.png", "accounting.json"):
-    if (run/name).exists(): shutil.copy(run/name, demo)
+    if (run/name).exists():
+        shutil.copy(run/name, demo)
 Transformer.from_pretrained(run).half().save_pretrained(demo)
 about = read_json(demo/"run.json")
 about.get("digests", {}).pop("model.safetensors", None)     # of the weights in float32

@@ -2,18 +2,19 @@
 
     python .ci/learn.py      a quarter of an hour on one CPU core
 """
-import json, time
+import json
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
 from lm336.accounting import environment
-from lm336.fast_model import make_fast
-from lm336.files import atomic_path
+from lm336.configuration import load_preset
 from lm336.dataset import load_tokens, prepare
 from lm336.evaluation import entropy_floor
-from lm336.configuration import load_preset
+from lm336.fast_model import make_fast
+from lm336.files import atomic_path
 from lm336.training import Trainer
 from lm336.transformer import Transformer
 from lm336.widgets import watch_learning

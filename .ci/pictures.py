@@ -1,5 +1,8 @@
 """The static pictures of the panels, nbs/NAME.png, for those who print and where scripts do not run: python .ci/pictures.py [NAME ...]"""
-import runpy, shutil, sys, tempfile
+import runpy
+import shutil
+import sys
+import tempfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
 
 def tell(panel):
@@ -26,7 +30,8 @@ def look(panel):
 
 
 def set_to(panel, **values):
-    for name, value in values.items(): panel.locator(f"[name={name}]").fill(str(value))
+    for name, value in values.items():
+        panel.locator(f"[name={name}]").fill(str(value))
 
 
 # Panel -> its data-src, and what is done with it before the picture is taken.
@@ -57,4 +62,5 @@ def main(names):
         browser.close()
 
 
-if __name__ == "__main__": main(sys.argv[1:] or PANELS)
+if __name__ == "__main__":
+    main(sys.argv[1:] or PANELS)

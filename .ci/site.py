@@ -75,22 +75,28 @@ def mend(path, described):
     nb = read_nb(path)
     module = path.stem.lstrip("0123456789").removeprefix("_")
     module = importlib.import_module(f"lm336.{module}") if (ROOT/f"lm336/{module}.py").exists() else None
-    def settle(text): return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lambda link: link[0] if link[2] in described else f"]({link[1]})", tidy(text))
+    def settle(text):
+        return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lambda link: link[0] if link[2] in described else f"]({link[1]})", tidy(text))
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             data = out.get("data", {})
-            if "text/markdown" in data: data["text/markdown"] = with_signature(settle("".join(data["text/markdown"])), module).splitlines(keepends=True)
-        if cell.cell_type == "markdown": cell.source = settle(cell.source)
-    if path.name[:2].isdigit(): nb.cells.insert(1, mk_cell(actions(path.name), "markdown"))
+            if "text/markdown" in data:
+                data["text/markdown"] = with_signature(settle("".join(data["text/markdown"])), module).splitlines(keepends=True)
+        if cell.cell_type == "markdown":
+            cell.source = settle(cell.source)
+    if path.name[:2].isdigit():
+        nb.cells.insert(1, mk_cell(actions(path.name), "markdown"))
     write_nb(nb, path)
 
 
 def assets(to):
     "The modules of the page, the demo model in the form that they load, and the run of the learning slider."
     web, demo = ROOT/"lm336/web", ROOT/"data/demo"
-    if web.exists(): shutil.copytree(web, to/"web", dirs_exist_ok=True)
+    if web.exists():
+        shutil.copytree(web, to/"web", dirs_exist_ok=True)
     (to/"model").mkdir(exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "model.safetensors", "../learn.json"): shutil.copy(demo/name, to/"model")
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "../learn.json"):
+        shutil.copy(demo/name, to/"model")
 
 
 def proc():
@@ -98,7 +104,8 @@ def proc():
     shutil.copy(ROOT/"_quarto.yml", PROC/"_quarto.yml")     # nbs/ holds a link to it, a line of text where git makes no links
     paths = list(PROC.glob("*.ipynb"))
     described = {name.lower() for path in paths for name in re.findall(r"###+ ([\w.]+)\\n", path.read_text(encoding="utf-8"))}
-    for path in paths: mend(path, described)
+    for path in paths:
+        mend(path, described)
     assets(PROC)
 
 
@@ -130,12 +137,15 @@ def render():
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/"_docs", DOCS)
     for name in ("web", "model"):
-        if (PROC/name).exists(): shutil.copytree(PROC/name, DOCS/name, dirs_exist_ok=True)
+        if (PROC/name).exists():
+            shutil.copytree(PROC/name, DOCS/name, dirs_exist_ok=True)
     (DOCS/"notebooks").mkdir(exist_ok=True)
-    for path in NBS.glob("*.ipynb"): shutil.copy(path, DOCS/"notebooks")
+    for path in NBS.glob("*.ipynb"):
+        shutil.copy(path, DOCS/"notebooks")
 
 
 if __name__ == "__main__":
     commands = {"proc": proc, "render": render}
-    if len(sys.argv) != 2 or sys.argv[1] not in commands: sys.exit(__doc__)
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        sys.exit(__doc__)
     commands[sys.argv[1]]()

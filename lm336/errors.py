@@ -1,4 +1,4 @@
-"What every module needs and none owns: the error that carries a sentence, and the token that ends a text."
+"What every module needs and none owns: an error with a sentence, the token that ends a text."
 
 __all__ = ["END_OF_TEXT", "InputError"]
 
@@ -6,4 +6,4 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class InputError(ValueError):
-    "Input that cannot be used; its message says what is wrong, where, and what would be accepted."
+    "Input that cannot be used: the message says what is wrong, where, and what would do."

@@ -8,26 +8,38 @@ __all__ = ['grade']
 # %% ../nbs/exercises.ipynb #0f3ef24a
 import linecache
 import traceback
+from collections.abc import Callable
 
 # %% ../nbs/exercises.ipynb #f39ed58c
+def _what_is_wrong(error: Exception, attempt: Callable) -> str:
+    "A failed assertion's message, or the line itself; of a crash, the error and where it was."
+    steps = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, AssertionError):
+        last = steps[-1]
+        line = linecache.getline(last.filename, last.lineno or 0).strip()
+        return str(error) or f"this does not hold: {line}"
+    yours = [step.lineno for step in steps if step.filename == attempt.__code__.co_filename]
+    where = f"line {yours[-1]} of your cell" if yours else "in the check"
+    return f"{type(error).__name__}: {error}, {where}"
+
+# %% ../nbs/exercises.ipynb #f39ed58d
 def grade(
-    check,    # function of one argument: asserts what must be true of an answer
-    attempt,  # your function
+    check: Callable[[Callable], None],  # asserts what must be true of an answer
+    attempt: Callable,                  # your function
 ):
-    "Print one line: whether `attempt` passes `check`, and if not, what is wrong. Raises nothing but interrupts."
+    """Print one line: whether `attempt` passes `check`, and if not, what is wrong.
+
+    Raises nothing but interrupts."""
     name = attempt.__name__
     if not __debug__:
-        print(f"· {name}: not graded, because python -O leaves out the assertions: start Python without it")
+        print(f"· {name}: not graded, because python -O leaves out the assertions: "
+              "start Python without it")
         return
-    try: check(attempt)
-    except NotImplementedError: print(f"· {name}: still a stub")
+    try:
+        check(attempt)
+    except NotImplementedError:
+        print(f"· {name}: still a stub")
     except Exception as error:
-        steps = traceback.extract_tb(error.__traceback__)
-        yours = [step for step in steps if step.filename == attempt.__code__.co_filename]
-        if isinstance(error, AssertionError):
-            line = linecache.getline(steps[-1].filename, steps[-1].lineno).strip()
-            print(f"✗ {name}: {str(error) or 'this does not hold: ' + line}")
-        else:
-            where = f", line {yours[-1].lineno} of your cell" if yours else ", in the check"
-            print(f"✗ {name}: {type(error).__name__}: {error}{where}")
-    else: print(f"✓ {name}: solved")
+        print(f"✗ {name}: {_what_is_wrong(error, attempt)}")
+    else:
+        print(f"✓ {name}: solved")

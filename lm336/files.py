@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from .errors import InputError
 
@@ -62,7 +63,7 @@ def atomic_path(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_folder(folder):
+def _make_folder(folder: Path):
     "A folder that a power cut cannot take back, with those it lies in."
     missing = [level for level in (folder, *folder.parents) if not level.exists()]
     try:
@@ -99,7 +100,8 @@ def clear_leftovers(
 
     The folders inside are looked through, too, but for those that had an owner of their own.
     """
-    ours, top = re.compile(re.escape(LEFTOVER) + r"[a-z0-9_]{8}"), Path(folder)
+    ours = re.compile(re.escape(LEFTOVER) + r"[a-z0-9_]{8}")
+    top = Path(folder)
     for place, folders, _ in os.walk(top):
         level = len(Path(place).relative_to(top).parts)
         left = [name for name in folders if ours.fullmatch(name)]
@@ -122,7 +124,8 @@ def owned(
     """
     folder = Path(folder)
     _make_folder(folder)
-    place, me = folder.resolve(), (os.getpid(), threading.get_ident())
+    place = folder.resolve()
+    me = os.getpid(), threading.get_ident()
     if _owners.get(place) == me:
         yield folder  # an owner inside an owner has nothing to lock or to clear
         return
@@ -168,7 +171,7 @@ def made_once(
             lock.release()
 
 
-def _unlink_held(path):
+def _unlink_held(path: Path):
     """Remove a lock's file, by whoever holds the lock: only then is it nobody else's.
 
     Who has opened it before and locks it after finds that it has no name any more, and does
@@ -178,7 +181,7 @@ def _unlink_held(path):
         path.unlink()
 
 
-def _lock(path, seconds):
+def _lock(path: Path, seconds: float) -> BaseFileLock | None:
     "A lock that is held; None, with a warning, where the file system has none; or `Timeout`."
     lock = FileLock(path, timeout=seconds, fallback_to_soft=False)
     try:
@@ -253,7 +256,7 @@ def append_json_line(
         sync(path)
 
 
-def _unended(file):
+def _unended(file: BinaryIO) -> bytes:
     "What stands behind the last newline of an open file: nothing, unless it was cut short."
     if file.seek(0, os.SEEK_END) == 0:
         return b""
@@ -265,8 +268,7 @@ def _unended(file):
 
 
 def read_json_lines(
-    path: str
-    | os.PathLike,  # a UTF-8 file with an object on each line; a missing one has none
+    path: str | os.PathLike,  # UTF-8, an object on each line; a missing file has none
 ) -> list[dict]:
     """The objects of a log. A last line that a power cut left unfinished is left out.
 
@@ -275,7 +277,8 @@ def read_json_lines(
     path = Path(path)
     if not path.exists():
         return []
-    lines, values = path.read_bytes().split(b"\n"), []
+    lines = path.read_bytes().split(b"\n")
+    values = []
     for number, line in enumerate(lines, 1):
         value = _object(line)
         if value is not None:
@@ -285,7 +288,7 @@ def read_json_lines(
     return values
 
 
-def _object(line):
+def _object(line: bytes) -> dict | None:
     "The object that a line of a log holds, or None."
     try:
         value = json.loads(line.decode("utf-8-sig"))
@@ -294,14 +297,16 @@ def _object(line):
     return value if isinstance(value, dict) else None
 
 
-def _strict(text):
+def _strict(text: str) -> object:
     "JSON as its standard has it: no NaN or infinity, no half of a surrogate pair."
 
-    def refused(constant):
+    def refused(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is no number")
 
-    def finite(digits):
-        return float(digits) if math.isfinite(float(digits)) else refused(digits)
+    def finite(digits: str) -> float:
+        if not math.isfinite(float(digits)):
+            refused(digits)
+        return float(digits)
 
     value = json.loads(text, parse_constant=refused, parse_float=finite)
     if "\\u" in text:
@@ -309,7 +314,7 @@ def _strict(text):
     return value
 
 
-def _first_sentence(error):
+def _first_sentence(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):

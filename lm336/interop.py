@@ -15,6 +15,7 @@ from importlib.resources import files
 from os import PathLike, replace
 from pathlib import Path
 from reprlib import repr as shown
+from typing import Any
 
 import torch
 
@@ -26,20 +27,42 @@ from .tokenizer import Tokenizer
 from .transformer import Transformer, TransformerConfig, check_room, parameter_shapes
 
 # %% ../nbs/21_interop.ipynb #3aeb6dde
-def _hf_config(config, end_of_text):
+_CONFIG_NAMES = {  # of a field of our TransformerConfig: what their LlamaConfig calls it
+    "vocab_size":     "vocab_size",
+    "context_length": "max_position_embeddings",
+    "d_model":        "hidden_size",
+    "num_layers":     "num_hidden_layers",
+    "num_heads":      "num_attention_heads",
+    "d_ff":           "intermediate_size",
+    "rope_theta":     "rope_theta",
+    "norm_eps":       "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+
+
+def _hf_config(config: TransformerConfig, end_of_text: int | None) -> dict[str, Any]:
     "Our configuration in the words of Hugging Face's LlamaConfig."
-    return dict(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=config.vocab_size,
-                max_position_embeddings=config.context_length, hidden_size=config.d_model,
-                num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_heads, head_dim=config.d_head, intermediate_size=config.d_ff,
-                rope_theta=config.rope_theta, rms_norm_eps=config.norm_eps, tie_word_embeddings=config.tie_embeddings,
-                hidden_act="silu", attention_bias=False, mlp_bias=False,
-                bos_token_id=end_of_text, eos_token_id=end_of_text)
+    said = {theirs: getattr(config, ours) for ours, theirs in _CONFIG_NAMES.items()}
+    kind = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu")
+    heads = dict(num_key_value_heads=config.num_heads, head_dim=config.d_head)
+    biases = dict(attention_bias=False, mlp_bias=False)
+    ends = dict(bos_token_id=end_of_text, eos_token_id=end_of_text)
+    return kind | said | heads | biases | ends
 
 # %% ../nbs/21_interop.ipynb #3d29ca82
-_NAMES = {"token_embeddings": "model.embed_tokens", "layers": "model.layers", "ln_final": "model.norm", "attn": "self_attn",
-          "output_proj": "o_proj", "ffn": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj",
-          "ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
+_NAMES = {
+    "token_embeddings": "model.embed_tokens",
+    "layers":           "model.layers",
+    "ln_final":         "model.norm",
+    "attn":             "self_attn",
+    "output_proj":      "o_proj",
+    "ffn":              "mlp",
+    "w1":               "gate_proj",
+    "w2":               "down_proj",
+    "w3":               "up_proj",
+    "ln1":              "input_layernorm",
+    "ln2":              "post_attention_layernorm",
+}
 
 
 def hf_name(
@@ -49,22 +72,31 @@ def hf_name(
     return ".".join(_NAMES.get(part, part) for part in name.split("."))
 
 # %% ../nbs/21_interop.ipynb #c4c6aab4
-def _hf_weights(model):
+def _is_turned(name: str) -> bool:
+    "Whether a parameter gives features that are rotated."
+    return name.endswith(("q_proj.weight", "k_proj.weight"))
+
+
+def _hf_weights(model: Transformer) -> dict[str, torch.Tensor]:
     "The state dict of a LlamaForCausalLM that does what `model` does; a tied head is not written."
+    ours = model.state_dict()
     weights = {}
     for name in parameter_shapes(model.config):
-        weight = model.state_dict()[name].detach().cpu().contiguous()
-        turned = name.endswith(("q_proj.weight", "k_proj.weight"))
-        weights[hf_name(name)] = reorder_rows(weight, model.config.num_heads, to_halves) if turned else weight
+        weight = ours[name].detach().cpu().contiguous()
+        if _is_turned(name):
+            weight = reorder_rows(weight, model.config.num_heads, to_halves)
+        weights[hf_name(name)] = weight
     return weights
 
 # %% ../nbs/21_interop.ipynb #715f62f0
 _RECORD = ".lm336-export.json"  # the digests of what an export wrote
 
 
-def _check_pair(model, tokenizer):
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise InputError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}: "
+def _check_pair(model: Transformer, tokenizer: Tokenizer):
+    "`InputError` for a tokenizer with more tokens than the model."
+    ours, theirs = tokenizer.vocab_size, model.config.vocab_size
+    if ours > theirs:
+        raise InputError(f"the tokenizer has {ours} tokens, the model only {theirs}: "
                          "they do not belong together")
 
 # %% ../nbs/21_interop.ipynb #5c1f0a75
@@ -82,14 +114,14 @@ def _export(
         yield waiting
         written = {path.name: sha256(path) for path in sorted(waiting.iterdir())}
         if not overwrite:
-            _refuse_others(folder, written)
+            _refuse_to_replace(folder, written)
         for name in written:
             sync(waiting / name)
             replace(waiting / name, folder / name)
         write_json(record, written)
 
 # %% ../nbs/21_interop.ipynb #5c1f0a76
-def _refuse_others(folder, written):
+def _refuse_to_replace(folder: Path, written: dict[str, str]):
     "`InputError` if the folder has a file of one of these names that no export wrote."
     before = {}
     if (folder / _RECORD).is_file():
@@ -102,6 +134,18 @@ def _refuse_others(folder, written):
                              "(--overwrite on the command line)")
 
 # %% ../nbs/21_interop.ipynb #37557348
+def _hf_tokenizer_config(model: Transformer, tokenizer: Tokenizer) -> dict[str, Any]:
+    "What says that a tokenizer.json is to be taken as it stands."
+    said: dict[str, Any] = dict(
+        tokenizer_class="PreTrainedTokenizerFast",
+        clean_up_tokenization_spaces=False,
+        model_max_length=model.config.context_length,
+    )
+    if tokenizer.end_of_text_id is not None:
+        said |= dict(bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+    return said
+
+# %% ../nbs/21_interop.ipynb #37557349
 def to_hf(
     model: Transformer,       # left as it is
     tokenizer: Tokenizer,     # its tokenizer
@@ -116,102 +160,105 @@ def to_hf(
     _check_pair(model, tokenizer)
     weights = _hf_weights(model)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    end = tokenizer.end_of_text_id
-    config = _hf_config(model.config, end) | dict(torch_dtype=dtype)
-    words = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False,
-                 model_max_length=model.config.context_length)
-    if end is not None:
-        words |= dict(bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
+    config = _hf_config(model.config, tokenizer.end_of_text_id) | dict(torch_dtype=dtype)
+    tokenizer_config = _hf_tokenizer_config(model, tokenizer)
     with _export(folder, overwrite) as waiting:
         tokenizer.save_pretrained(waiting)
         write_json(waiting / "config.json", config, indent=2)
-        write_json(waiting / "tokenizer_config.json", words, indent=2)
+        write_json(waiting / "tokenizer_config.json", tokenizer_config, indent=2)
         save_tensors(weights, waiting / "model.safetensors", {"format": "pt"})
 
 # %% ../nbs/21_interop.ipynb #83e2877f
-def _read_object(path):
-    "The object of a JSON file. `InputError` if there is no such file or it is something else."
-    if not path.is_file():
-        raise InputError(f"{path.parent} is not a model's folder: it has no {path.name}")
-    return read_json(path)
+_ONLY = {  # what a LlamaConfig may say of these, where it says anything
+    "rope_type":             "default",  # no stretched rotations
+    "partial_rotary_factor": 1,
+    "attention_bias":        False,
+    "mlp_bias":              False,
+    "hidden_act":            "silu",
+    "pretraining_tp":        1,
+    "quantization_config":   None,
+}
 
-# %% ../nbs/21_interop.ipynb #5c1f0a78
-def _refuse_more(values, width, heads, rope, path):
-    "`InputError` for a setting of a LlamaConfig that makes more of the model than ours."
-    turned = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1
-    for name, found, ours in (
-        ("num_key_value_heads", values.get("num_key_value_heads") or heads, heads),     # grouped-query attention
-        ("head_dim", values.get("head_dim") or width // heads, width // heads),
-        ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),   # stretched rotations
-        ("partial_rotary_factor", turned, 1),
-        ("attention_bias", bool(values.get("attention_bias")), False),
-        ("mlp_bias", bool(values.get("mlp_bias")), False),
-        ("hidden_act", values.get("hidden_act", "silu"), "silu"),
-        ("pretraining_tp", values.get("pretraining_tp") or 1, 1),
-        ("quantization_config", values.get("quantization_config"), None),
-    ):
-        if found != ours:
-            raise InputError(f"{path}: {name} is {shown(found)}; "
+
+def _refuse_more(values: dict, rotations: dict, config: TransformerConfig, path: Path):
+    "`InputError` for a setting that makes more of a Llama than ours, of this shape, can be."
+    only = _ONLY | dict(num_key_value_heads=config.num_heads, head_dim=config.d_head)
+    said = {"rope_type": rotations.get("type")}
+    for settings in (rotations, values):
+        said |= {name: value for name, value in settings.items() if value is not None}
+    for name, ours in only.items():
+        if said.get(name) not in (None, ours):
+            raise InputError(f"{path}: {name} is {shown(said[name])}; "
                              f"this model can only have {ours!r}")
 
 # %% ../nbs/21_interop.ipynb #58addd80
-def _our_config(values, path):
-    "TransformerConfig from the words of a LlamaConfig. `InputError` for what our model does not do."
+_LLAMA = dict(rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False)  # not said
+
+
+def _our_config(values: dict, path: Path) -> TransformerConfig:
+    "Ours from the words of a LlamaConfig. `InputError` for what our model does not do."
     kind = values.get("model_type")
     if kind != "llama":
         raise InputError(f"{path} describes a {shown(kind)} model, not a llama")
-    width, heads = values.get("hidden_size"), values.get("num_attention_heads")
-    if type(width) is not int or type(heads) is not int or heads < 1:
-        raise InputError(f"{path}: hidden_size is {shown(width)} and num_attention_heads "
-                         f"{shown(heads)}; whole numbers of 1 or more are needed")
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise InputError(f"{path}: the rotations' settings are {shown(rope)}; "
+    rotations = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(rotations, dict):
+        raise InputError(f"{path}: the rotations' settings are {shown(rotations)}; "
                          "an object is expected")
-    _refuse_more(values, width, heads, rope, path)
-    names = dict(vocab_size="vocab_size", context_length="max_position_embeddings",
-                 num_layers="num_hidden_layers", d_ff="intermediate_size")
-    sizes = {ours: values.get(theirs) for ours, theirs in names.items()}
-    theta = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
+    said = _LLAMA | values
+    if "rope_theta" in rotations:
+        said["rope_theta"] = rotations["rope_theta"]
+    fields = {ours: said.get(theirs) for ours, theirs in _CONFIG_NAMES.items()}
     try:
-        return TransformerConfig(d_model=width, num_heads=heads, rope_theta=theta,
-                                 norm_eps=values.get("rms_norm_eps", 1e-6),
-                                 tie_embeddings=values.get("tie_word_embeddings", False),
-                                 **sizes)
+        config = TransformerConfig(**fields)
     except InputError as error:
         raise InputError(f"{path}, in our words: {error}") from None
+    _refuse_more(values, rotations, config, path)
+    return config
 
 # %% ../nbs/21_interop.ipynb #92fdcfd8
-def _named_tokens(values):
-    "The tokens, texts or objects, that one of the folder's other files names."
-    lists = "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"
+_LISTS = "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"
+
+
+def _named_tokens(values: dict) -> Iterator[dict]:
+    "The tokens that one of the folder's other files names, with their settings."
     for name, value in values.items():
-        if name in lists and isinstance(value, (dict, list)):
-            yield from value.values() if isinstance(value, dict) else value
+        found = []
+        if name in _LISTS and isinstance(value, dict):
+            found = list(value.values())
+        elif name in _LISTS and isinstance(value, list):
+            found = value
         elif name.endswith("_token") and not name.startswith("add_") and value:
-            yield value
+            found = [value]
+        for token in found:
+            yield token if isinstance(token, dict) else {"content": token}
 
 # %% ../nbs/21_interop.ipynb #5c1f0a79
-def _refuse_more_tokens(folder, tokenizer):
+def _refuse_more_tokens(folder: Path, tokenizer: Tokenizer):
     "`InputError` for what the other files of a folder add to its tokenizer.json."
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
-        values = read_json(path) if path.is_file() else {}
+        values: dict[str, Any] = read_json(path) if path.is_file() else {}
         for name in ("add_prefix_space", "add_bos_token", "add_eos_token"):
             if values.get(name):
                 raise InputError(f"{path}: {name} is {shown(values[name])}; "
                                  "this tokenizer adds nothing to a text")
         for token in _named_tokens(values):
-            settings = token if isinstance(token, dict) else {"content": token}
-            text = settings.get("content")
+            text = token.get("content")
             if text not in tokenizer.special_tokens:
                 raise InputError(f"{path} names the token {shown(text)}, which is no special "
                                  "token in tokenizer.json")
             for name in ("lstrip", "rstrip", "single_word"):
-                if settings.get(name):
+                if token.get(name):
                     raise InputError(f"{path}: {name} of {shown(text)} is not followed here")
 
 # %% ../nbs/21_interop.ipynb #5c1f0a74
-def _weight_files(folder):
+def _read_object(path: Path) -> dict:
+    "The object of a JSON file. `InputError` if there is none, or it is something else."
+    if not path.is_file():
+        raise InputError(f"{path.parent} is not a model's folder: it has no {path.name}")
+    return read_json(path)
+
+
+def _weight_files(folder: Path) -> list[str]:
     "Where a folder's tensors are: in one file or, by an index, in several."
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
@@ -224,8 +271,8 @@ def _weight_files(folder):
                          "tensor is")
     return sorted(set(names))
 
-
-def _read_weights(folder):
+# %% ../nbs/21_interop.ipynb #5c1f0a7a
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     "All tensors of a folder. `InputError` for a missing or damaged file."
     weights = {}
     for name in _weight_files(folder):
@@ -234,8 +281,8 @@ def _read_weights(folder):
         weights |= load_tensors(folder / name)[0]
     return weights
 
-# %% ../nbs/21_interop.ipynb #5c1f0a77
-def _number_format(weights, folder):
+
+def _number_format(weights: dict[str, torch.Tensor], folder: Path) -> torch.dtype:
     "The format that holds the numbers of all tensors. `InputError` for one that no model has."
     for name, weight in weights.items():
         if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -243,6 +290,30 @@ def _number_format(weights, folder):
             raise InputError(f"{folder}: {hf_name(name)} is in {kind}; float16, bfloat16, "
                              "float32 or float64 is needed")
     return reduce(torch.promote_types, {weight.dtype for weight in weights.values()})
+
+# %% ../nbs/21_interop.ipynb #5c1f0a77
+def _our_weights(
+    found: dict[str, torch.Tensor],  # a Llama's, by its names
+    config: TransformerConfig,       # what they must fit
+    folder: Path,                    # where they are from
+) -> dict[str, torch.Tensor]:        # by our names, the rows in our order
+    "The state dict of our model. `InputError` for a tensor that is missing or has another shape."
+    missing = f"{folder} has no tensor {{!r}}, which its config.json calls for"
+    last = hf_name(f"layers.{config.num_layers - 1}.ln1.weight")
+    if last not in found:  # before a list is made of a billion layers
+        raise InputError(missing.format(last))
+    weights = {}
+    for name, shape in parameter_shapes(config).items():
+        weight = found.get(hf_name(name))
+        if weight is None:
+            raise InputError(missing.format(hf_name(name)))
+        if weight.shape != shape:
+            raise InputError(f"{folder}: {hf_name(name)} has the shape {tuple(weight.shape)}, "
+                             f"but config.json calls for {shape}")
+        if _is_turned(name):
+            weight = reorder_rows(weight, config.num_heads, to_neighbours)
+        weights[name] = weight
+    return weights
 
 # %% ../nbs/21_interop.ipynb #0fc28b5f
 def from_hf(
@@ -257,20 +328,7 @@ def from_hf(
     _read_object(folder / "tokenizer.json")
     tokenizer = Tokenizer.from_pretrained(folder)
     _refuse_more_tokens(folder, tokenizer)
-    found, weights = _read_weights(folder), {}
-    last = hf_name(f"layers.{config.num_layers - 1}.ln1.weight")
-    if last not in found:  # before a list is made of a billion layers
-        raise InputError(f"{folder} has no tensor {last!r}, which its config.json calls for")
-    for name, shape in parameter_shapes(config).items():
-        weight = found.get(hf_name(name))
-        if weight is None:
-            raise InputError(f"{folder} has no tensor {hf_name(name)!r}, "
-                             "which its config.json calls for")
-        if weight.shape != shape:
-            raise InputError(f"{folder}: {hf_name(name)} has the shape {tuple(weight.shape)}, "
-                             f"but config.json calls for {shape}")
-        turned = name.endswith(("q_proj.weight", "k_proj.weight"))
-        weights[name] = reorder_rows(weight, config.num_heads, to_neighbours) if turned else weight
+    weights = _our_weights(_read_weights(folder), config, folder)
     dtype = _number_format(weights, folder)
     check_room(config, "cpu", dtype)
     model = Transformer(config, device="meta", dtype=dtype).to_empty(device="cpu")
@@ -280,14 +338,18 @@ def from_hf(
     return model, tokenizer
 
 # %% ../nbs/21_interop.ipynb #195a57af
-def _page_modules():
+def _page_modules() -> dict[str, bytes]:
     "What index.html loads of lm336/web, itself included: name -> contents."
-    web, found, asked = files("lm336").joinpath("web"), {}, ["index.html"]
-    while asked:
-        name = asked.pop()
+    web = files("lm336").joinpath("web")
+    found = {}
+    waiting = ["index.html"]
+    while waiting:
+        name = waiting.pop()
         found[name] = web.joinpath(name).read_bytes()
-        named = re.findall(r"""["'](?:\./)?([\w-]+\.(?:js|css))["']""", found[name].decode("utf-8"))
-        asked += [other for other in named if other not in found and web.joinpath(other).is_file()]
+        text = found[name].decode("utf-8")
+        for other in re.findall(r"""["'](?:\./)?([\w-]+\.(?:js|css))["']""", text):
+            if other not in found and web.joinpath(other).is_file():
+                waiting.append(other)
     return found
 
 # %% ../nbs/21_interop.ipynb #206db00e
@@ -306,7 +368,8 @@ def to_web(
     half = deepcopy(model).to("cpu", torch.float16)
     for name, weight in half.state_dict().items():
         if not weight.isfinite().all():
-            raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, or that are no numbers")
+            raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, "
+                             "or that are no numbers")
     with _export(folder, overwrite) as waiting:
         half.save_pretrained(waiting)
         tokenizer.save_pretrained(waiting)

@@ -20,21 +20,26 @@ DIGEST = "lm336.sha256"  # its name in a file's metadata, which no other program
 
 def save_tensors(
     tensors: dict[str, torch.Tensor],  # by name
-    target: str | os.PathLike | BinaryIO,  # a path, written whole or not at all, or an open binary file
+    target: str | os.PathLike | BinaryIO,  # a path, or a binary file that is open
     metadata: dict[str, str] | None = None,  # stored with them
 ):
-    """Write tensors with their digest. `FloatingPointError` names the first that holds a number which is not finite,
-    before anything is written; `OSError` where the disk is full."""
+    """Write tensors with their digest; to a path, whole or not at all.
+
+    `FloatingPointError` names the first that holds a number which is not finite, before
+    anything is written; `OSError` where the disk is full.
+    """
     # two names of one storage, as of a tied head, become two tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         if not is_finite(tensor):
-            raise FloatingPointError(f"{name} holds a number that is not finite, and is not saved")
+            raise FloatingPointError(
+                f"{name} holds a number that is not finite, and is not saved"
+            )
         if tensor.untyped_storage().data_ptr() in seen:
             tensors[name] = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
-    metadata = dict(metadata or {})
+    metadata = {} if metadata is None else dict(metadata)
     metadata[DIGEST] = _digest(tensors, metadata)
     if not isinstance(target, (str, os.PathLike)):
         target.write(save(tensors, metadata))
@@ -47,47 +52,63 @@ def save_tensors(
 
 
 def load_tensors(
-    source: str | os.PathLike | BinaryIO,  # a path or an open binary file
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name, and what was stored with them
-    """Read tensors back. `FileNotFoundError`, or another `OSError` that says why a path cannot be opened; `InputError` for a
-    file that is truncated, something else, or no longer what was written (files of others, without a digest, are taken as
-    they are)."""
-    is_path = isinstance(source, (str, os.PathLike))
-    name = _shown(source) if is_path else getattr(source, "name", "the file")
-    if is_path:
+    source: str | os.PathLike | BinaryIO,  # a path, or a binary file that is open
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name; what goes with them
+    """Read tensors back. Files of others, without a digest, are taken as they are.
+
+    `FileNotFoundError`, or another `OSError` that says why a path cannot be opened;
+    `InputError` for a file that is truncated, something else, or not what was written.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = _shown(source)
         _check_opens(source, name)
+    else:
+        name = getattr(source, "name", "the file")
     try:
-        if is_path and name == os.fspath(source):
-            with safe_open(source, "pt") as file:
-                metadata = file.metadata() or {}
-            tensors = load_file(source)
-        else:
-            data = Path(source).read_bytes() if is_path else source.read()  # safetensors opens UTF-8 paths only
-            tensors = load(data)
-            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        tensors, metadata = _read(source)
     except (SafetensorError, ValueError) as error:
         raise InputError(
-            f"{name} cannot be read as safetensors ({error}): it is truncated or another kind of file"
+            f"{name} cannot be read as safetensors ({error}): "
+            "it is truncated or another kind of file"
         ) from None
     expected = metadata.pop(DIGEST, None)
     if expected is not None and expected != _digest(tensors, metadata):
-        raise InputError(f"{name} is damaged: what it holds is not what was written (its SHA-256 differs)")
+        raise InputError(
+            f"{name} is damaged: what it holds is not what was written (its SHA-256 differs)"
+        )
     return tensors, metadata
 
 
-def _shown(path):
-    "A path for a sentence: what is not UTF-8 in it is escaped, as a terminal could not show it."
+def _read(
+    source: str | os.PathLike | BinaryIO,
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    "The tensors and the metadata of a file, as they are."
+    if not isinstance(source, (str, os.PathLike)):
+        data = source.read()
+    elif _shown(source) != os.fspath(source):  # safetensors opens UTF-8 paths only
+        data = Path(source).read_bytes()
+    else:
+        with safe_open(source, "pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(source), metadata
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return load(data), json.loads(header).get("__metadata__", {})
+
+
+def _shown(path: str | os.PathLike) -> str:
+    "A path for a sentence; what is not UTF-8 in it, and no terminal could show, is escaped."
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _check_opens(path, name):
+def _check_opens(path: str | os.PathLike, name: str):
     "Say why a path cannot be opened: safetensors calls every such file damaged or missing."
     if os.path.isdir(path):
         raise InputError(f"{name} is a folder; a safetensors file is needed")
     try:
         open(path, "rb").close()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{name} does not exist; a safetensors file is needed") from None
+        wanted = "a safetensors file is needed"
+        raise FileNotFoundError(f"{name} does not exist; {wanted}") from None
     except ValueError as error:  # such as a zero byte
         raise InputError(f"{name!r} is no path of a file: {error}") from None
 
@@ -101,7 +122,8 @@ def is_finite(
     return bool(tensor.isfinite().all())
 
 
-def _digest(tensors, metadata):
+def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    "The SHA-256 of names, types, shapes and numbers, in hexadecimal."
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

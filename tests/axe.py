@@ -1,5 +1,10 @@
 "axe-core, Deque's accessibility checker: what it calls serious or critical on a page."
-import functools, os, shutil, subprocess, tarfile, tempfile
+import functools
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,12 +18,17 @@ def program():
     "Its JavaScript, which npm fetches once."
     if not CACHE.exists():
         npm = shutil.which("npm")
-        if not npm: pytest.skip("npm is not installed: it fetches axe-core")
+        if not npm:
+            pytest.skip("npm is not installed: it fetches axe-core")
         with tempfile.TemporaryDirectory() as folder:
-            try: done = subprocess.run([npm, "pack", f"axe-core@{VERSION}", "--silent"], cwd=folder, capture_output=True, text=True, timeout=120)
-            except subprocess.TimeoutExpired: pytest.skip("npm could not fetch axe-core within two minutes")
-            if done.returncode: pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[:200]}")
-            with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive: text = archive.extractfile("package/axe.min.js").read()
+            try:
+                done = subprocess.run([npm, "pack", f"axe-core@{VERSION}", "--silent"], cwd=folder, capture_output=True, text=True, timeout=120)
+            except subprocess.TimeoutExpired:
+                pytest.skip("npm could not fetch axe-core within two minutes")
+            if done.returncode:
+                pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[:200]}")
+            with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+                text = archive.extractfile("package/axe.min.js").read()
         CACHE.parent.mkdir(parents=True, exist_ok=True)
         CACHE.write_bytes(text)
     return CACHE.read_text(encoding="utf-8")

@@ -9,13 +9,15 @@ by_name = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 
 
 @pytest.mark.parametrize("check", [*USUAL, *(bug.invariant for bug in BUGS)], ids=lambda check: check.__name__)
-def test_the_healthy_code_passes(check): check()
+def test_the_healthy_code_passes(check):
+    check()
 
 
 @by_name
 def test_caught_by_its_invariant_and_by_nothing_weaker(bug):
     with bug.inside():
-        with pytest.raises(AssertionError): bug.invariant()
+        with pytest.raises(AssertionError):
+            bug.invariant()
         assert [check.__name__ for check in USUAL if caught(check)] == []
 
 

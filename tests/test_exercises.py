@@ -1,5 +1,13 @@
 """Every exercise of every notebook: complete, its solution passes its check, its stub and its tempting wrong answer do not."""
-import ast, functools, importlib, json, linecache, os, re, subprocess, sys
+import ast
+import functools
+import importlib
+import json
+import linecache
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,13 +30,16 @@ def found():
         current = None
         for kind, text in source_cells(path):
             if match := heading(kind, text):
-                if current: yield current
+                if current:
+                    yield current
                 current = SimpleNamespace(path=path, chapter=match[1], number=int(match[2]), title=match[3], cells=[])
             elif current and kind == "markdown" and text.startswith("## "):
                 yield current
                 current = None
-            if current: current.cells.append((kind, text))
-        if current: yield current
+            if current:
+                current.cells.append((kind, text))
+        if current:
+            yield current
 
 
 EXERCISES = list(found())
@@ -36,7 +47,8 @@ GRADED = [e for e in EXERCISES if any("NotImplementedError" in text for kind, te
 WRITTEN = [e for e in EXERCISES if e not in GRADED]
 
 
-def label(exercise): return f"{exercise.chapter}.{exercise.number}"
+def label(exercise):
+    return f"{exercise.chapter}.{exercise.number}"
 
 
 @functools.cache
@@ -44,9 +56,12 @@ def imports(path):
     "What a notebook imports, and its own module's public names."
     names = {}
     for kind, text in source_cells(path):
-        if kind != "code": continue
-        try: nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        except SyntaxError: continue                             # a magic
+        if kind != "code":
+            continue
+        try:
+            nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        except SyntaxError:
+            continue                             # a magic
         exec(compile(ast.Module(nodes, []), str(path), "exec"), names)
     module = importlib.import_module("lm336." + path.stem.split("_", 1)[1])
     return {**names, **{name: getattr(module, name) for name in module.__all__}}
@@ -80,24 +95,28 @@ def parts(exercise):
 def run(exercise, which):
     name, stub, check, solution, wrong = parts(exercise)
     code = {"stub": stub, "solution": solution, "wrong": wrong}[which]
-    if code is None: pytest.skip("no wrong answer is given")
+    if code is None:
+        pytest.skip("no wrong answer is given")
     names = dict(imports(exercise.path))
     verdict = define(check, names, "check_" + name)
     verdict(define(code, names, name))
 
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
-def test_solution_passes(exercise): run(exercise, "solution")
+def test_solution_passes(exercise):
+    run(exercise, "solution")
 
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_stub_is_rejected(exercise):
-    with pytest.raises(NotImplementedError): run(exercise, "stub")
+    with pytest.raises(NotImplementedError):
+        run(exercise, "stub")
 
 
 @pytest.mark.parametrize("exercise", [e for e in GRADED if parts(e)[4]], ids=label)
 def test_wrong_answer_is_rejected(exercise):
-    with pytest.raises(Exception) as caught: run(exercise, "wrong")
+    with pytest.raises(Exception) as caught:
+        run(exercise, "wrong")
     assert not isinstance(caught.value, (NotImplementedError, NameError, SyntaxError)), "the wrong answer does not even run"
 
 
@@ -107,7 +126,8 @@ def test_stub_is_documented(exercise):
     name, stub, *_ = parts(exercise)
     function, = [node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
     assert ast.get_docstring(function)
-    for arg in function.args.args: assert re.search(rf"^ +{arg.arg}\b.* # \S", stub, re.M), f"{name}({arg.arg})"
+    for arg in function.args.args:
+        assert re.search(rf"^ +{arg.arg}\b.* # \S", stub, re.M), f"{name}({arg.arg})"
 
 
 @pytest.mark.parametrize("exercise", WRITTEN, ids=label)
@@ -120,7 +140,8 @@ def test_written_answer_is_folded_and_asserted(exercise):
 def test_every_chapter_has_three_to_six():
     for path in sorted(NBS.glob("[01]*.ipynb")):
         numbers = [e.number for e in EXERCISES if e.path == path]
-        if numbers: assert len(numbers) in range(3, 7), path.name
+        if numbers:
+            assert len(numbers) in range(3, 7), path.name
         assert numbers == list(range(1, len(numbers) + 1)), f"{path.name}: {numbers}"
         assert all(e.chapter == path.name[:2] for e in EXERCISES if e.path == path)
 
@@ -133,12 +154,8 @@ def test_names_are_their_own():
     assert len(set(names)) == len(names) and not set(names) & public
 
 
-CODE = """train_bpe tokenizer linear embedding rmsnorm positionwise_feedforward rope softmax scaled_dot_product_attention
-    multihead_self_attention transformer_block transformer_lm cross_entropy adamw learning_rate_schedule gradient_clipping data_loading
-    checkpointing training_together decoding experiment_log""".split()
-WORDS = """unicode1 unicode2 train_bpe_tinystories train_bpe_expts_owt tokenizer_experiments transformer_accounting learning_rate_tuning
-    adamwAccounting learning_rate batch_size_experiment generate layer_norm_ablation pre_norm_ablation no_pos_emb swiglu_ablation
-    main_experiment leaderboard""".split()                     # the handout's questions, by what they ask for
+CODE = ["train_bpe", "tokenizer", "linear", "embedding", "rmsnorm", "positionwise_feedforward", "rope", "softmax", "scaled_dot_product_attention", "multihead_self_attention", "transformer_block", "transformer_lm", "cross_entropy", "adamw", "learning_rate_schedule", "gradient_clipping", "data_loading", "checkpointing", "training_together", "decoding", "experiment_log"]
+WORDS = ["unicode1", "unicode2", "train_bpe_tinystories", "train_bpe_expts_owt", "tokenizer_experiments", "transformer_accounting", "learning_rate_tuning", "adamwAccounting", "learning_rate", "batch_size_experiment", "generate", "layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation", "main_experiment", "leaderboard"]                     # the handout's questions, by what they ask for
 
 
 def anchors(page):
@@ -155,7 +172,8 @@ def homes():
 
 def test_every_question_of_the_course_has_a_home():
     assert sorted(homes()) == sorted(CODE + WORDS)
-    for name, (page, anchor) in homes().items(): assert anchor in anchors(page), f"{name}: {page}#{anchor}"
+    for name, (page, anchor) in homes().items():
+        assert anchor in anchors(page), f"{name}: {page}#{anchor}"
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -170,12 +188,18 @@ def test_a_question_asked_in_words_is_answered_in_an_exercise(name):
 def test_grade_says_what_is_wrong(capsys):
     from lm336.exercises import grade
     def check(f):
-        if f(2) != 4: raise AssertionError("did you square it?")      # a bare assert would be rewritten by pytest
-    def stub(x): raise NotImplementedError
-    def double_(x): return x + 1
-    def crash(x): return undefined
-    def right(x): return x * x
-    for attempt in (stub, double_, crash, right): grade(check, attempt)
+        if f(2) != 4:
+            raise AssertionError("did you square it?")      # a bare assert would be rewritten by pytest
+    def stub(x):
+        raise NotImplementedError
+    def double_(x):
+        return x + 1
+    def crash(x):
+        return undefined
+    def right(x):
+        return x * x
+    for attempt in (stub, double_, crash, right):
+        grade(check, attempt)
     grade(define("def bare(f): assert f(2) == 4", {}, "bare"), double_)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "· stub: still a stub" and lines[1].startswith("✗ double_: did you square it?") and lines[3] == "✓ right: solved"

@@ -1,13 +1,17 @@
 "JupyterLab itself in a real browser: run all cells, move each control, see what it moves; no errors, nothing fetched from elsewhere."
-import json, os, shutil, socket, subprocess, sys, time
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
 
 import nbformat
 import pytest
-
-from .test_page import chromium   # a fixture
 
 ROOT = Path(__file__).parents[1]
 ARTEFACTS = os.environ.get("LM336_ARTEFACTS")     # a folder for screenshots
@@ -46,9 +50,11 @@ WIDGETS = {
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab with no memory of others, on a folder of its own that has the data; the folder and the address."
-    if not find_spec("jupyterlab"): pytest.skip("jupyterlab is not installed")
+    if not find_spec("jupyterlab"):
+        pytest.skip("jupyterlab is not installed")
     home, root = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("lab")
-    for name in ("data", "benchmarks"): (root / name).symlink_to(ROOT / name)
+    for name in ("data", "benchmarks"):
+        (root / name).symlink_to(ROOT / name)
     (root / "nbs").mkdir()
     for name, setting in SETTINGS.items():
         path = home / f"settings/@jupyterlab/{name}.jupyterlab-settings"
@@ -77,8 +83,10 @@ def wait_for(address, server, log, seconds=120):
     end = time.monotonic() + seconds
     while True:
         assert server.poll() is None, f"JupyterLab stopped: {log.read_text()[-2000:]}"
-        try: return urlopen(address, timeout=5).close()
-        except OSError: assert time.monotonic() < end, f"JupyterLab does not answer: {log.read_text()[-2000:]}"
+        try:
+            return urlopen(address, timeout=5).close()
+        except OSError:
+            assert time.monotonic() < end, f"JupyterLab does not answer: {log.read_text()[-2000:]}"
         time.sleep(0.2)
 
 
@@ -118,7 +126,8 @@ def notebook(chromium, lab):
         opened.append(Notebook(context.new_page(), lab, name))
         return opened[-1]
     yield open_and_run
-    if ARTEFACTS: opened[0].page.screenshot(path=Path(ARTEFACTS) / f"lab-{len(os.listdir(ARTEFACTS))}.png")
+    if ARTEFACTS:
+        opened[0].page.screenshot(path=Path(ARTEFACTS) / f"lab-{len(os.listdir(ARTEFACTS))}.png")
     for one in opened:
         one.finish()
         one.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
@@ -131,15 +140,19 @@ def picture(part):
 
 
 def move(control, action):
-    if action == "click": control.click()
-    elif action.startswith(("Arrow", "Home", "End", "Page", "Enter", "Space")): control.press(action)
-    else: control.fill(action)
+    if action == "click":
+        control.click()
+    elif action.startswith(("Arrow", "Home", "End", "Page", "Enter", "Space")):
+        control.press(action)
+    else:
+        control.fill(action)
 
 
 def changes(page, part, before, what):
     "Waits until a part of a panel shows something else."
     for _ in range(300):
-        if picture(part) != before: return
+        if picture(part) != before:
+            return
         page.wait_for_timeout(50)
     pytest.fail(f"{what} moved nothing")
 
@@ -147,7 +160,8 @@ def changes(page, part, before, what):
 def settle(page, part):
     "Waits until a part of a panel has shown the same for half a second."
     last = None
-    while last != (last := picture(part)): page.wait_for_timeout(500)
+    while last != (last := picture(part)):
+        page.wait_for_timeout(500)
     return last
 
 
@@ -164,7 +178,8 @@ def test_each_control_moves_its_panel(notebook, lab, name):
         shown = panel.locator(part).first
         before = settle(page, shown)
         move(panel.locator(control).first, action)
-        if press: panel.locator(press[0]).first.click()
+        if press:
+            panel.locator(press[0]).first.click()
         changes(page, shown, before, f"{name}: {control}")
     settle(page, panel)
 
@@ -172,13 +187,15 @@ def test_each_control_moves_its_panel(notebook, lab, name):
 def chapter(name, root):
     "A copy of a chapter, and of its pictures."
     shutil.copy(ROOT / "nbs" / name, root / "nbs")
-    for picture in (ROOT / "nbs").glob("*.png"): shutil.copy(picture, root / "nbs")
+    for picture in (ROOT / "nbs").glob("*.png"):
+        shutil.copy(picture, root / "nbs")
     return name
 
 
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
     panels = notebook(chapter("20_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336")
-    for name in ("sampler", "bpe", "painter", "rope", "attention", "schedule", "learn"): panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
+    for name in ("sampler", "bpe", "painter", "rope", "attention", "schedule", "learn"):
+        panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
 
 def test_the_panel_of_the_generation_chapter(notebook, lab):

@@ -1,5 +1,6 @@
 "The pages in a real browser, light and dark: axe-core finds nothing serious, and the page for a wrong address works from any depth."
-import re, runpy
+import re
+import runpy
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -8,7 +9,10 @@ from threading import Thread
 import pytest
 
 from .axe import serious
-from .test_page import Quiet, chromium, serve, site as web_page     # fixtures: a browser, and the folder of lm336_web
+from .test_page import (  # fixtures: a browser, and the folder of lm336_web
+    Quiet,
+    serve,
+)
 from .test_widgets import contrast
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +38,8 @@ class Lost(Quiet):
         self.send_response(code)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
-        if self.command == "GET": self.wfile.write(page)
+        if self.command == "GET":
+            self.wfile.write(page)
 
 
 @pytest.mark.parametrize("address", ["book/lost.html", "book/deep/down/lost", "book/deep/down/"])
@@ -73,7 +78,8 @@ def test_the_page_of_lm336_web(page, web_page):
 
 @pytest.fixture(scope="module")
 def docs():
-    with serve(DOCS) as address: yield address
+    with serve(DOCS) as address:
+        yield address
 
 
 @pytest.mark.skipif(not (DOCS/"index.html").exists(), reason="the site is not rendered: make docs")

@@ -1,11 +1,20 @@
 """The pages as they go to Quarto, and where Quarto has been run the pages themselves: nothing dangling, nothing from outside."""
-import dataclasses, importlib, inspect, json, os, re, shutil, subprocess, sys
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import pytest, yaml
+import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 NBS, DOCS = ROOT/"nbs", ROOT/"_docs"
@@ -15,7 +24,8 @@ FETCHING = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "sr
 @pytest.fixture(scope="session")
 def proc(tmp_path_factory):
     "The notebooks as they go to Quarto, made in a copy of the checkout; LM336_PROC=fresh says that `_proc` has just been made."
-    if not shutil.which("nbdev_test") and not (Path(sys.executable).parent/"nbdev_test").exists(): pytest.skip("nbdev is not installed")
+    if not shutil.which("nbdev_test") and not (Path(sys.executable).parent/"nbdev_test").exists():
+        pytest.skip("nbdev is not installed")
     if os.environ.get("LM336_PROC") == "fresh":
         return ROOT/"_proc"
     copy = tmp_path_factory.mktemp("site")/"checkout"
@@ -33,8 +43,10 @@ def cells(path, kind=None):
 def documents(path):
     "Every Markdown text of a processed notebook: its prose and its Markdown outputs."
     for cell in cells(path):
-        if cell["cell_type"] == "markdown": yield "".join(cell["source"])
-        for out in cell.get("outputs", []): yield "".join(out.get("data", {}).get("text/markdown", ""))
+        if cell["cell_type"] == "markdown":
+            yield "".join(cell["source"])
+        for out in cell.get("outputs", []):
+            yield "".join(out.get("data", {}).get("text/markdown", ""))
 
 
 def prose(text):
@@ -47,15 +59,19 @@ class Tags(HTMLParser):
         super().__init__()
         self.found = []
         self.feed(text)
-    def handle_starttag(self, tag, attrs): self.found.append((tag, dict(attrs)))
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
 
 
 def resolves(target, proc):
     parts = urlsplit(target)
-    if parts.scheme or parts.netloc or target.startswith(("#", "data:")): return True
+    if parts.scheme or parts.netloc or target.startswith(("#", "data:")):
+        return True
     path = unquote(parts.path)
-    if path.startswith("notebooks/"): return (NBS/path.removeprefix("notebooks/")).exists()
-    if path.endswith(".html"): return path in pages(proc)
+    if path.startswith("notebooks/"):
+        return (NBS/path.removeprefix("notebooks/")).exists()
+    if path.endswith(".html"):
+        return path in pages(proc)
     return not path.startswith("/") and (proc/path).exists()
 
 
@@ -66,7 +82,8 @@ def page_name(path):
     return matter.get("output-file", path.stem + ".html")
 
 
-def pages(proc): return {"404.html", *map(page_name, proc.glob("*.ipynb"))}
+def pages(proc):
+    return {"404.html", *map(page_name, proc.glob("*.ipynb"))}
 
 
 def test_every_link_and_asset_resolves(proc):
@@ -87,7 +104,8 @@ def headings(text):
 
 def slug(heading):
     "The id that Pandoc gives a heading: its letters, digits, _ - and ., in lower case, spaces as hyphens, from the first letter on."
-    if given := re.search(r"\{[^}]*#([\w.-]+)[^}]*\}$", heading): return given.group(1)
+    if given := re.search(r"\{[^}]*#([\w.-]+)[^}]*\}$", heading):
+        return given.group(1)
     text = re.sub(r"\{[^}]*\}$", "", heading).strip()
     text = re.sub(r"(`[^`]*`)|<[^>]+>", r"\1", re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text))
     text = "".join(c for c in text.lower() if c.isalnum() or c in "_-." or c.isspace())
@@ -112,7 +130,8 @@ def fragments(path):
         targets = re.findall(r"\]\(([^)\s]+)", text) + [attrs["href"] for _, attrs in Tags(text).found if attrs.get("href")]
         for target in targets:
             parts = urlsplit(target)
-            if parts.fragment and not parts.scheme and not parts.netloc: yield parts.path, unquote(parts.fragment)
+            if parts.fragment and not parts.scheme and not parts.netloc:
+                yield parts.path, unquote(parts.fragment)
 
 
 def test_every_fragment_names_a_place(proc):
@@ -149,7 +168,8 @@ def test_nothing_is_fetched_from_elsewhere(proc):
             bad += [f"{path.name}: {attrs[key]}" for tag, attrs in Tags(text).found for key in ("src", "href")
                     if (tag, key) in FETCHING and re.match(r"(https?:)?//", attrs.get(key) or "")]
     for path in [*proc.glob("*.css"), *proc.glob("*.scss"), *proc.glob("web/*")]:
-        if path.suffix not in {".css", ".scss", ".js", ".html"}: continue
+        if path.suffix not in {".css", ".scss", ".js", ".html"}:
+            continue
         bad += [f"{path.name}: {hit}" for hit in re.findall(r"""(?:url\(|@import|from|import\(?|fetch\()\s*["']?(?:https?:)?//\S+""", path.read_text())]
     assert not bad, bad
 
@@ -175,7 +195,8 @@ def test_directives_are_quartos(proc):
     for path in proc.glob("*.ipynb"):
         for cell in cells(path, "code"):
             lines = re.match(r"(?:#\|.*\n?)*", "".join(cell["source"])).group().splitlines()
-            for line in lines: assert isinstance(yaml.safe_load(line[2:]), dict), f"{path.name}: {line}"
+            for line in lines:
+                assert isinstance(yaml.safe_load(line[2:]), dict), f"{path.name}: {line}"
 
 
 class Strict(yaml.SafeLoader):
@@ -187,8 +208,10 @@ class Strict(yaml.SafeLoader):
 
 
 def test_yaml_is_strict_and_the_sidebar_has_every_page(proc):
-    for path in proc.glob("*.yml"): assert isinstance(yaml.load(path.read_text(), Strict), dict), path.name
-    for path in proc.glob("*.ipynb"): yaml.load("".join(cells(path)[0]["source"]).strip().strip("-"), Strict)
+    for path in proc.glob("*.yml"):
+        assert isinstance(yaml.load(path.read_text(), Strict), dict), path.name
+    for path in proc.glob("*.ipynb"):
+        yaml.load("".join(cells(path)[0]["source"]).strip().strip("-"), Strict)
     listed = set(re.findall(r"[\w-]+\.ipynb", (NBS/"sidebar.yml").read_text()))
     assert listed == {path.name for path in NBS.glob("*.ipynb")}
 
@@ -244,9 +267,12 @@ def test_rendered_pages():
         for tag, attrs in Tags(path.read_text(encoding="utf-8")).found:
             for key in ("src", "href"):
                 url = attrs.get(key) or ""
-                if (tag, key) in FETCHING and re.match(r"(https?:)?//", url) and attrs.get("rel") != "canonical": bad.append(f"{path.name}: {url}")
+                if (tag, key) in FETCHING and re.match(r"(https?:)?//", url) and attrs.get("rel") != "canonical":
+                    bad.append(f"{path.name}: {url}")
                 parts = urlsplit(url)
                 if not parts.scheme and not parts.netloc and parts.path and path.name != "404.html":
-                    if not (DOCS/unquote(parts.path)).exists(): bad.append(f"{path.name}: {url}")
-            if tag == "img" and "alt" not in attrs: bad.append(f"{path.name}: {attrs.get('src')} has no alt")
+                    if not (DOCS/unquote(parts.path)).exists():
+                        bad.append(f"{path.name}: {url}")
+            if tag == "img" and "alt" not in attrs:
+                bad.append(f"{path.name}: {attrs.get('src')} has no alt")
     assert not bad, bad
