@@ -31,7 +31,7 @@ def arithmetic() -> dict:
     import torch
 
     from lm336.accounting import cpu_has_bfloat16
-    from lm336.training import pick_precision
+    from lm336.devices import pick_precision
 
     generator = torch.Generator().manual_seed(336)
     a, b = (torch.randn(shape, generator=generator) for shape in [(512, 640), (640, 384)])

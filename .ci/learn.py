@@ -13,9 +13,8 @@ from lm336.accounting import environment
 from lm336.configuration import load_preset
 from lm336.dataset import load_tokens, prepare
 from lm336.evaluation import entropy_floor
-from lm336.fast_model import make_fast
 from lm336.files import atomic_path
-from lm336.training import Trainer
+from lm336.runs import Run
 from lm336.transformer import Transformer
 from lm336.widgets import watch_learning
 
@@ -28,7 +27,7 @@ with TemporaryDirectory() as folder:
     tokenizer = prepare(data, shape.vocab_size, folder)
     train, valid = (load_tokens(folder/"data"/f"{name}.npy") for name in ("train", "valid"))
     torch.manual_seed(config.seed)
-    trainer = Trainer(make_fast(Transformer(shape)), train, valid, config, folder)
+    trainer = Run(Transformer(shape), train, valid, config, folder)
     records = watch_learning(trainer, tokenizer, STEPS, PROMPT, entropy_floor(data, folder/"data/valid.txt"))
     records["run"] = dict(command="python .ci/learn.py", date=time.strftime("%Y-%m-%d"), preset="demo_cpu", data=data,
                           seconds=round(time.perf_counter() - start), precision=trainer.precision, **environment())

@@ -61,8 +61,8 @@ MEASURE = """async ({ tokens, repeats }) => {
     last = now;
   }, 10);
   const prompt = "Once upon a time";
-  const sampling = { temperature: 0.8, topK: 40 };
-  const request = { type: "generate", prompt, maxNewTokens: tokens, ...sampling };
+  const sampling = { temperature: 0.8, top_k: 40 };
+  const request = { type: "generate", prompt, max_new_tokens: tokens, ...sampling };
   await ask({ ...request, seed: 0 }, "done");
   for (let seed = 1; seed <= repeats; seed++) {
     const done = await ask({ ...request, seed }, "done");

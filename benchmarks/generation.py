@@ -24,7 +24,7 @@ import common
 from lm336 import Transformer
 from lm336.accounting import environment, matmul_speed
 from lm336.fast_model import make_fast
-from lm336.generation import generate_stream
+from lm336.generation import SamplingConfig, generate_stream
 from lm336.interop import to_hf
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import TransformerConfig, parameter_count
@@ -46,13 +46,14 @@ def hugging_face(model):
 
 def lm336_generates(model, prompts, new_tokens, sampling):
     "A function that returns the new ids, (batch, count), and one that stops at the first."
-    settings = dict(max_new_tokens=new_tokens, **sampling)
+    config = SamplingConfig(**sampling)
 
     def whole():
-        return [row[len(prompts[0]) :] for row in model.generate(prompts, **settings)]
+        rows = model.generate(prompts, new_tokens, **sampling)
+        return [row[len(prompts[0]) :] for row in rows]
 
     def first():
-        return next(generate_stream(model, prompts, **settings))
+        return next(generate_stream(model, prompts, new_tokens, config))
 
     return whole, first
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 import common
 from lm336.accounting import environment
-from lm336.adamw import AdamW, clip_grad_norm_
-from lm336.loss import linear_cross_entropy
+from lm336.adamw import AdamW
+from lm336.fast_training import FastAdamW, fast_clip_grad_norm_, linear_cross_entropy
 from lm336.transformer import TransformerConfig, parameter_shapes
 
 MINUTES = {"full": 2, "quick": 1}
@@ -35,12 +35,12 @@ def random_parameters(config):
 
 def optimizers(config):
     "name -> a step on parameters of its own, all alike."
-    ours = partial(AdamW, lr=1e-4)
+    ours = partial(FastAdamW, lr=1e-4)
     theirs = partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.01)
     makers = {
         "PyTorch fused": partial(theirs, fused=True),
         "lm336": ours,
-        "lm336 loop": partial(ours, fused=False),
+        "lm336 loop": partial(AdamW, lr=1e-4),
         "PyTorch foreach": partial(theirs, foreach=True),
         "PyTorch loop": partial(theirs, foreach=False, fused=False),
     }
@@ -53,7 +53,7 @@ def clippers(config):
         "PyTorch clip": partial(
             torch.nn.utils.clip_grad_norm_, random_parameters(config), 1.0
         ),
-        "lm336 clip": partial(clip_grad_norm_, random_parameters(config), 1.0),
+        "lm336 clip": partial(fast_clip_grad_norm_, random_parameters(config), 1.0),
     }
 
 

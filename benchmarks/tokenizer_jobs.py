@@ -34,9 +34,9 @@ def save_lengths(out, tokens):
 
 
 def train_lm336(text, vocab_size, out, num_workers=None):
-    from lm336.bpe import train_bpe
+    from lm336.fast_bpe import fast_train_bpe
 
-    vocab, _ = train_bpe(text, vocab_size, [END_OF_TEXT], num_workers)
+    vocab, _ = fast_train_bpe(text, vocab_size, [END_OF_TEXT], num_workers)
     save_lengths(out, vocab.values())
 
 

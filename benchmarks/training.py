@@ -39,12 +39,11 @@ SIZES = {
 
 
 def lm336_step(shape, precision, compiled):
-    "A step as it ships: Trainer's, with its batches, its schedule and all."
+    "A step as it ships: a run's, with its batches, its schedule and all."
     import numpy as np
 
-    from lm336 import Trainer, TrainingConfig, Transformer, TransformerConfig
+    from lm336 import Run, TrainingConfig, Transformer, TransformerConfig
     from lm336.accounting import flops_per_token
-    from lm336.fast_model import make_fast
 
     shape = dict(shape)
     compile_mode = "on" if compiled else "off"
@@ -56,8 +55,7 @@ def lm336_step(shape, precision, compiled):
     tokens = np.random.default_rng(0).integers(
         config.vocab_size, size=100_000, dtype=np.uint16
     )
-    model = make_fast(Transformer(config))
-    trainer = Trainer(model, tokens, tokens, training, folder.name, device="cpu")
+    trainer = Run(Transformer(config), tokens, tokens, training, folder.name, device="cpu")
 
     def step(keep=folder):  # the folder lives as long as the step
         trainer.train_step()
@@ -191,9 +189,10 @@ def q_k_v_apart():
 
 def loss_in_larger_chunks():
     "2,048 rows of logits at a time, not 512."
-    from lm336 import loss, training
+    from lm336 import fast_training
 
-    training.linear_cross_entropy = partial(loss.linear_cross_entropy, chunk_size=2048)
+    in_chunks = partial(fast_training.linear_cross_entropy, chunk_size=2048)
+    fast_training.linear_cross_entropy = in_chunks
 
 
 def memory_is_kept():

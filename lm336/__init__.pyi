@@ -31,7 +31,6 @@ from .errors import END_OF_TEXT as END_OF_TEXT
 from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .evaluation import load_run as load_run
 from .generation import KVCache as KVCache
 from .generation import generate_stream as generate_stream
 from .generation import next_token_probs as next_token_probs
@@ -42,6 +41,8 @@ from .loss import bits_per_byte as bits_per_byte
 from .loss import cross_entropy as cross_entropy
 from .loss import perplexity as perplexity
 from .rope import RotaryEmbedding as RotaryEmbedding
+from .run_folder import load_run as load_run
+from .runs import Run as Run
 from .schedule import cosine_schedule as cosine_schedule
 from .tokenizer import Tokenizer as Tokenizer
 from .training import Trainer as Trainer

@@ -10,6 +10,7 @@ import os
 from numbers import Integral
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -20,15 +21,50 @@ from .errors import END_OF_TEXT, InputError
 from .tokenizer import Tokenizer
 
 # %% ../nbs/03_dataset.ipynb #1add8659
-def _read_header(path):
+_EXPECTED = "expected a .npy file of uint16 or uint32 ids, from Tokenizer.encode_file"
+
+
+def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     "What a .npy file says it holds, and where that begins: (shape, dtype, offset)."
-    with open(path, "rb") as file, catch_warnings():
-        simplefilter("ignore")  # about spellings that only a damaged header has
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"version {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return shape, dtype, file.tell()
+    try:
+        with open(path, "rb") as file, catch_warnings():
+            simplefilter("ignore")  # about spellings that only a damaged header has
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):
+                raise ValueError(f"version {version}")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            return shape, dtype, file.tell()
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, TokenError):
+        raise InputError(f"{path} is not a token file; {_EXPECTED}") from None
+
+# %% ../nbs/03_dataset.ipynb #25f03001
+def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> None:
+    "InputError for no row of ids, an empty one, and a file that is not as long as it says."
+    if len(shape) != 1 or dtype not in (np.dtype("<u2"), np.dtype("<u4")):
+        raise InputError(f"{path} has an array of {dtype} with shape {shape}; {_EXPECTED}")
+    held = (path.stat().st_size - offset) / dtype.itemsize
+    if held != shape[0]:
+        raise InputError(
+            f"{path} says it has {shape[0]:,} tokens but holds {held:,.6g}; it was cut off or "
+            "changed: encode it again"
+        )
+    if not shape[0]:
+        raise InputError(f"{path} has no tokens; encode a text that is not empty")
+
+# %% ../nbs/03_dataset.ipynb #fc55f468
+_IDS_AT_ONCE = 1 << 22
+
+
+def _check_ids(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
+    "InputError for the first id that is not below vocab_size."
+    for start in range(0, len(tokens), _IDS_AT_ONCE):
+        wrong = tokens[start : start + _IDS_AT_ONCE] >= vocab_size
+        if wrong.any():
+            at = start + int(wrong.argmax())
+            raise InputError(
+                f"{path} has token id {tokens[at]} at position {at:,}, but the vocabulary "
+                f"only {vocab_size}: was another tokenizer used?"
+            )
 
 # %% ../nbs/03_dataset.ipynb #1add865a
 def load_tokens(
@@ -40,35 +76,25 @@ def load_tokens(
     InputError if it is truncated, foreign or empty, or has an id >= vocab_size.
     """
     path = Path(path)
-    expected = "expected a .npy file of uint16 or uint32 ids, from Tokenizer.encode_file"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {expected}")
-    try:
-        shape, dtype, offset = _read_header(path)
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, TokenError):
-        raise InputError(f"{path} is not a token file; {expected}") from None
-    if len(shape) != 1 or dtype not in (np.dtype("<u2"), np.dtype("<u4")):
-        raise InputError(f"{path} has an array of {dtype} with shape {shape}; {expected}")
-    held = (path.stat().st_size - offset) / dtype.itemsize
-    if held != shape[0]:
-        raise InputError(f"{path} says it has {shape[0]:,} tokens but holds {held:,.6g}; it "
-                         "was cut off or changed: encode it again")
-    if not shape[0]:
-        raise InputError(f"{path} has no tokens; encode a text that is not empty")
+        raise FileNotFoundError(f"{path} does not exist; {_EXPECTED}")
+    shape, dtype, offset = _read_header(path)
+    _check_header(path, shape, dtype, offset)
     tokens = np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
     if vocab_size is not None:
         _check_ids(tokens, vocab_size, path)
     return tokens
 
-# %% ../nbs/03_dataset.ipynb #fc55f468
-def _check_ids(tokens, vocab_size, path, size=1 << 22):
-    "InputError for the first id that is not below vocab_size."
-    for start in range(0, len(tokens), size):
-        wrong = tokens[start : start + size] >= vocab_size
-        if wrong.any():
-            at = start + int(wrong.argmax())
-            raise InputError(f"{path} has token id {tokens[at]} at position {at:,}, but the "
-                             f"vocabulary only {vocab_size}: was another tokenizer used?")
+# %% ../nbs/03_dataset.ipynb #25f03002
+def _tokenizer_in(folder: str | os.PathLike, vocab_size: int) -> Tokenizer:
+    "A folder's tokenizer; InputError if it has more tokens than that."
+    tokenizer = Tokenizer.from_pretrained(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise InputError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only "
+            f"{vocab_size}"
+        )
+    return tokenizer
 
 # %% ../nbs/03_dataset.ipynb #b18a6b23
 def prepare(
@@ -82,12 +108,8 @@ def prepare(
     A folder with a tokenizer.json is therefore whole. `InputError` for a tokenizer with more
     tokens than `vocab_size`.
     """
-    folder, tokenizer = Path(folder), None
-    if tokenizer_folder:
-        tokenizer = Tokenizer.from_pretrained(tokenizer_folder)
-        if tokenizer.vocab_size > vocab_size:
-            raise InputError(f"the tokenizer in {tokenizer_folder} has {tokenizer.vocab_size} "
-                             f"tokens, the model only {vocab_size}")
+    folder = Path(folder)
+    tokenizer = _tokenizer_in(tokenizer_folder, vocab_size) if tokenizer_folder else None
     train, valid = corpus_files(data, folder / "data")
     if tokenizer is None:
         tokenizer = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
@@ -99,23 +121,29 @@ def prepare(
     return tokenizer
 
 # %% ../nbs/03_dataset.ipynb #98d3c661
-def _check_whole(least, **numbers):
+def _check_whole(least: int, **numbers: Any) -> None:
     "InputError for a number that is not whole, or below the least that it may be."
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(f"{name} is {value!r}; expected a whole number, at least {least}")
 
 
-def _starts(tokens, batch_size, context_length, rng):
-    "The first tokens of windows, each start with the same chance."
+def _random_starts(
+    tokens: np.ndarray, batch_size: int, context_length: int, rng: np.random.Generator
+) -> np.ndarray:
+    "Where windows begin, each place with the same chance."
     _check_whole(1, batch_size=batch_size, context_length=context_length)
     if context_length >= len(tokens):
-        raise InputError(f"context_length is {context_length}, but there are {len(tokens):,} "
-                         "tokens; it must be below their number")
+        raise InputError(
+            f"context_length is {context_length}, but there are {len(tokens):,} tokens; it "
+            "must be below their number"
+        )
     return rng.integers(len(tokens) - context_length, size=batch_size)
 
-
-def _gather(tokens, starts, context_length, device):
+# %% ../nbs/03_dataset.ipynb #25f03004
+def _gather_windows(
+    tokens: np.ndarray, starts: np.ndarray, context_length: int, device: str | torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Inputs and targets of the windows that begin at `starts`."
     places = starts[:, None] + np.arange(context_length + 1)
     windows = torch.from_numpy(np.asarray(tokens[places]).astype(np.int64))
@@ -125,7 +153,7 @@ def _gather(tokens, starts, context_length, device):
     windows = windows.to(device, non_blocking=on_gpu)
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
-
+# %% ../nbs/03_dataset.ipynb #25f03005
 def get_batch(
     tokens: np.ndarray,  # integers (number of tokens,)
     batch_size: int,  # how many windows
@@ -137,8 +165,21 @@ def get_batch(
     if rng is None:
         rng = np.random.default_rng()
     tokens = np.asanyarray(tokens)
-    starts = _starts(tokens, batch_size, context_length, rng)
-    return _gather(tokens, starts, context_length, device)
+    starts = _random_starts(tokens, batch_size, context_length, rng)
+    return _gather_windows(tokens, starts, context_length, device)
+
+# %% ../nbs/03_dataset.ipynb #25f03006
+def _share_of(rank: int, num_processes: int, batch_size: int) -> slice:
+    "Which rows of a batch a process reads; InputError if they cannot be shared equally."
+    _check_whole(rank + 1, num_processes=num_processes)
+    _check_whole(1, batch_size=batch_size)
+    if batch_size % num_processes:
+        raise InputError(
+            f"{num_processes} processes cannot share {batch_size} windows equally; give a "
+            "batch_size that their number divides"
+        )
+    share = batch_size // num_processes
+    return slice(rank * share, (rank + 1) * share)
 
 # %% ../nbs/03_dataset.ipynb #0bbf5052
 def batch_at(
@@ -157,12 +198,8 @@ def batch_at(
     they are the batch.
     """
     _check_whole(0, seed=seed, step=step, rank=rank)
-    _check_whole(rank + 1, num_processes=num_processes)
-    _check_whole(1, batch_size=batch_size)
-    if batch_size % num_processes:
-        raise InputError(f"{num_processes} processes cannot share {batch_size} windows equally;"
-                         " give a batch_size that their number divides")
+    mine = _share_of(rank, num_processes, batch_size)
     tokens = np.asanyarray(tokens)
-    starts = _starts(tokens, batch_size, context_length, np.random.default_rng([seed, step]))
-    share = batch_size // num_processes
-    return _gather(tokens, starts[rank * share : (rank + 1) * share], context_length, device)
+    rng = np.random.default_rng([seed, step])
+    starts = _random_starts(tokens, batch_size, context_length, rng)
+    return _gather_windows(tokens, starts[mine], context_length, device)

@@ -40,7 +40,8 @@ from .generation import KVCache
 from .grammar import stories_size
 from .loss import bits_per_byte
 from .tokenizer import Tokenizer
-from .training import Trainer, read_metrics
+from .runs import Run
+from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
@@ -48,8 +49,8 @@ from .transformer import Transformer, TransformerConfig
 class Variant:
     "One thing that is different from the base."
     label: str                                           # how it is called in plots
-    model: dict = field(default_factory=dict)            # `TransformerConfig`'s fields that differ
-    training: dict = field(default_factory=dict)         # `TrainingConfig`'s fields that differ
+    model: dict = field(default_factory=dict)            # fields of `TransformerConfig`
+    training: dict = field(default_factory=dict)         # fields of `TrainingConfig`
     change: Callable[[Transformer], None] | None = None  # what is done to the new model
 
 # %% ../nbs/17_experiments.ipynb #7be4757e
@@ -67,7 +68,8 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
                    num_heads=16, d_ff=1344),
         training=dict(max_steps=5000, warmup_steps=500, batch_size=32,
                       learning_rate=2e-3, min_learning_rate=1e-4,
-                      weight_decay=0.1, betas=(0.9, 0.99), eval_interval=500, eval_windows=128),
+                      weight_decay=0.1, betas=(0.9, 0.99),
+                      eval_interval=500, eval_windows=128),
         long_run=dict(max_steps=5000),
         by_the_clock=dict(train_seconds=120),
     ),
@@ -85,7 +87,9 @@ def without_norms(
 
 # %% ../nbs/17_experiments.ipynb #483702bc
 class PostNormBlock(TransformerBlock):
-    """ln1(x + attn(x)), then ln2(x + ffn(x)): Vaswani et al. 2017; Xiong et al. 2020, table 1, left."""
+    """ln1(x + attn(x)), then ln2(x + ffn(x)).
+
+    Vaswani et al. 2017; Xiong et al. 2020, table 1, left."""
 
     def forward(
         self,
@@ -291,7 +295,7 @@ def prepare_once(
     return folder
 
 # %% ../nbs/17_experiments.ipynb #88b3547f
-def _fit(trainer: Trainer) -> bool:
+def _fit(trainer: Run) -> bool:
     "Train to the end; False where the loss stopped being a number."
     try:
         trainer.fit()
@@ -314,7 +318,7 @@ def _train_and_score(model: Transformer, config: TrainingConfig, files: Path) ->
     valid = load_tokens(files / "data" / "valid.npy")
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
-        trainer = Trainer(model, train, valid, config, folder)
+        trainer = Run(model, train, valid, config, folder)
         went_through = _fit(trainer)
         curve = _curve(folder, tokenizer.token_lengths[valid].mean())
     seconds = time.perf_counter() - start
@@ -405,7 +409,7 @@ def _run_missing(
 def mean_and_spread(
     records: list[dict],                                                # of one experiment
     measure: Callable[[dict], float] = itemgetter("bits_per_byte"),     # what of them
-) -> dict[str, tuple[float, float, list[float]]]:  # variant: mean, deviation, value of each seed
+) -> dict[str, tuple[float, float, list[float]]]:  # by variant: mean, deviation, each seed's
     """Mean and standard deviation over the seeds.
 
     A diverged run makes the mean infinite, and is not hidden by it."""

@@ -10,25 +10,28 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
-from .accounting import environment
-from .dataset import load_tokens
-from .errors import InputError
-from .evaluation import (
-    Evaluation,
-    below_floor,
-    check_digests,
-    entropy_floor,
-    evaluate,
-    load_run,
+from .accounting import (
+    counted_flops,
+    environment,
+    flops_per_token,
+    matmul_speed,
+    process_memory,
 )
-from .files import atomic_path, read_json
-from .generation import generate_stream
+from .dataset import batch_at, load_tokens
+from .devices import pick_device
+from .errors import InputError
+from .evaluation import Evaluation, below_floor, entropy_floor, evaluate
+from .files import atomic_path, read_json, write_json
+from .generation import SamplingConfig, generate_stream
+from .run_folder import check_digests, load_run
+from .runs import Run
 from .tokenizer import Tokenizer
-from .training import pick_device, read_metrics
+from .training import read_metrics
 from .transformer import Transformer, TransformerConfig, parameter_count
 
 __all__ = [
@@ -36,6 +39,9 @@ __all__ = [
     "evaluate_run",
     "plot_metrics",
     "png",
+    "show_curve",
+    "write_account",
+    "write_curve",
     "write_report",
     "write_samples",
 ]
@@ -80,6 +86,30 @@ def png(
     return buffer.getvalue()
 
 
+def write_curve(
+    run: Run,  # that has measured something
+):
+    "Draw loss.png, from the metrics file alone, so that it can be redrawn at any time."
+    with atomic_path(run.folder / "loss.png") as path:
+        path.write_bytes(png(plot_metrics(run.folder, run.floor)))
+
+
+def show_curve(
+    run: Run,  # in a notebook
+):
+    "Draw the curve below the cell, in place of the one that this run drew before."
+    from IPython.display import Image, display
+
+    title = f"step {run.step:,}, {run.speed():,.0f} tokens/s"
+    if run.update.skipped:
+        title += f", {run.update.skipped} updates skipped"
+    picture = Image(png(plot_metrics(run.folder, run.floor, title)), width=640)
+    if run.picture:
+        run.picture.update(picture)
+    else:
+        run.picture = display(picture, display_id=True)
+
+
 # ---------------------------------------------------------------- the samples
 
 
@@ -98,16 +128,9 @@ def write_samples(
         start = tokenizer.encode(prompt)
         if not start:
             start = [0 if end is None else end]
-        new = generate_stream(
-            model,
-            start,
-            max_new_tokens,
-            temperature,
-            seed=seed,
-            stop_token=end,
-            vocab_size=tokenizer.vocab_size,
-        )
-        continuation = tokenizer.decode(token for token in new if token != end)
+        config = SamplingConfig(temperature, seed=seed, stop_token=end)
+        new = generate_stream(model, start, max_new_tokens, config, tokenizer)
+        continuation = "".join(token.text for token in new if token.id != end)
         texts.append((prompt + continuation).strip())
     head = f"# Samples\n\nTemperature {temperature}, seeds 0 to {len(texts) - 1}.\n\n"
     with atomic_path(path) as temporary:
@@ -117,7 +140,14 @@ def write_samples(
 
 # ---------------------------------------------------------------- the account
 
-_NUMBERS = ("tokens", "flops", "seconds", "product_speed", "peak_bytes", "predicted_peak_bytes")
+_NUMBERS = (
+    "tokens",
+    "flops",
+    "seconds",
+    "product_speed",
+    "peak_bytes",
+    "predicted_peak_bytes",
+)
 _OTHERS = {
     "device": (str, "text"),
     "precision": (str, "text"),
@@ -131,9 +161,10 @@ def _is_positive(value: object) -> bool:
     return 0 < value < 1e300
 
 
-def _read_account(path: Path) -> dict:
+def _read_account(path: Path) -> dict[str, Any]:
     "What accounting.json holds; `InputError` names the first value that cannot be used."
-    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
+    record: dict[str, Any] = {"predicted_peak_bytes": None, "compiled": False}
+    record.update(read_json(path))
     without = "without the file, a report has no account"
     for name in _NUMBERS:
         value = record.get(name)
@@ -145,6 +176,37 @@ def _read_account(path: Path) -> dict:
         if not isinstance(record.get(name), kind):
             raise InputError(f"{path}: {name} must be {words}; {without}")
     return record
+
+
+def write_account(
+    run: Run,  # that has trained
+):
+    "Write what the run should have taken and what it did, since `fit` began: accounting.json."
+    c, shape = run.config, run.model.config
+    steps = run.step - run.first_step
+    tokens = steps * c.batch_size * run.context_length
+    # one window, which needs little memory, counts for all
+    window = batch_at(run.train_tokens, 1, run.context_length, c.seed, 0, run.device)
+    counted = counted_flops(lambda: run.batch_loss(*window), run.model.parameters())
+    record: dict[str, Any] = dict(
+        device=run.device.type,
+        precision=run.precision,
+        compiled=run.compiled,
+        tokens=tokens,
+        flops=flops_per_token(shape) * tokens,
+        counted_flops=counted * steps * c.batch_size,
+        seconds=round(run.seconds - run.first_seconds, 2),
+        peak_bytes=run.peak_memory(),
+        skipped=int(run.update.skipped),
+        product_speed=round(matmul_speed(run.device, run.precision)),
+    )
+    if run.device.type == "cpu":
+        micro_batch = c.batch_size // (c.gradient_accumulation_steps * run.num_processes)
+        in_16_bits = run.precision != "float32"
+        parts = process_memory(shape, micro_batch, in_16_bits, run.program)
+        there_before = 4 * parameter_count(shape)  # is in `program`, too
+        record["predicted_peak_bytes"] = sum(parts.values()) - there_before
+    write_json(run.folder / "accounting.json", record)
 
 
 def account_table(
@@ -187,7 +249,7 @@ def account_table(
 
 def write_report(
     folder: str | os.PathLike,  # the run folder
-    run: dict,  # run.json
+    run: dict[str, Any],  # run.json
     score: Evaluation,  # of the whole validation file
     config: TransformerConfig,  # the model's
     texts: list[str],  # samples, of which the first two are shown
@@ -230,7 +292,7 @@ def evaluate_run(
     prompts: Sequence[str] = ("", "", "", ""),  # of the sample sheet
     device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
 ) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
-    """Score a run on its whole validation file; write samples.md and report.md into its folder.
+    """Score a run on its whole validation file; write its samples.md and report.md.
 
     Everything is read before anything is computed, so that a file that cannot be used is named
     at once. Errors as `load_run`."""

@@ -10,26 +10,34 @@ import math
 
 from .errors import InputError
 
+
 # %% ../nbs/11_schedule.ipynb #ba0f0a2a
 def cosine_schedule(
-    step: float,        # updates so far, from 0
-    max_lr: float,      # the peak, reached at warmup_steps
-    min_lr: float,      # the floor, reached at cosine_steps and kept after
+    step: float,  # updates so far, from 0
+    max_lr: float,  # the peak, reached at warmup_steps
+    min_lr: float,  # the floor, reached at cosine_steps and kept after
     warmup_steps: int,  # updates of linear rise from 0; 0 for none
     cosine_steps: int,  # the step at which the cosine ends, counted from the start of the run
 ) -> float:
     """Learning rate of a step: linear warm-up, half a cosine, then the floor.
 
-    Loshchilov & Hutter 2017, eq. 5, without restarts. `InputError` for an order that makes no sense.
-    """
-    if step < 0: raise InputError(f"step is {step}: at least 0 is needed")
+    Loshchilov & Hutter 2017, eq. 5, without restarts. `InputError` for a wrong order."""
+    if step < 0:
+        raise InputError(f"step is {step}: at least 0 is needed")
     if not 0 <= min_lr <= max_lr < math.inf:
-        raise InputError(f"min_lr is {min_lr} and max_lr {max_lr}: 0 <= min_lr <= max_lr is needed")
+        raise InputError(
+            f"min_lr is {min_lr} and max_lr {max_lr}: 0 <= min_lr <= max_lr is needed"
+        )
     if not 0 <= warmup_steps <= cosine_steps:
-        raise InputError(f"warmup_steps is {warmup_steps} and cosine_steps {cosine_steps}: "
-                         "0 <= warmup_steps <= cosine_steps is needed")
-    if step < warmup_steps: return max_lr * step / warmup_steps
-    if step == warmup_steps: return max_lr
-    if step >= cosine_steps: return min_lr
+        raise InputError(
+            f"warmup_steps is {warmup_steps} and cosine_steps {cosine_steps}: "
+            "0 <= warmup_steps <= cosine_steps is needed"
+        )
+    if step < warmup_steps:
+        return max_lr * step / warmup_steps
+    if step == warmup_steps:
+        return max_lr
+    if step >= cosine_steps:
+        return min_lr
     progress = (step - warmup_steps) / (cosine_steps - warmup_steps)
     return min_lr + 0.5 * (max_lr - min_lr) * (1 + math.cos(math.pi * progress))

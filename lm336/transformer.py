@@ -7,7 +7,7 @@ __all__ = ['WRAPPERS', 'TransformerConfig', 'parameter_shapes', 'parameter_count
 
 # %% ../nbs/08_transformer.ipynb #ca1c9be9
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,21 +228,25 @@ class Transformer(nn.Module):
 
     def generate(
         self,
-        ids: list,  # a prompt's token ids, or a list of such prompts
+        ids: list,  # a prompt (list of token ids), or a list of prompts of any lengths
         max_new_tokens: int = 100,  # at most this many new tokens for each prompt
-        temperature: float = 1.0,  # below 1 favours the favourites; 0: argmax
+        temperature: float = 1.0,  # below 1 favours the likely; 0: the likeliest
         top_k: int | None = None,  # draw among the k likeliest tokens
-        top_p: float | None = None,  # draw among the fewest with this probability in all
-        min_p: float | None = None,  # draw among those with this share of the largest
-        seed: int | None = None,  # the same seed gives the same text; row i uses seed + i
-        stop_token: int | None = None,  # a row ends after this token, which is kept
+        top_p: float | None = None,  # among the fewest that together have this probability
+        min_p: float | None = None,  # among those with this share of the largest
+        seed: int | None = None,  # the same seed, the same text; row i uses seed + i
+        stop_token: int | None = None,  # a text ends after this token, which is kept
         vocab_size: int | None = None,  # ids from here on are never drawn; None: the model's
+        repetition_penalty: float = 1.0,  # above 1: what has occurred becomes less likely
+        stop_strings: str | Sequence[str] = (),  # a text ends before any of these
+        tokenizer: Any = None,  # a Tokenizer, for stop strings; its ids alone are drawn
     ) -> list:  # prompt and new ids; for a batch a list of such lists
         "Continue a prompt, or each of a batch: `lm336.generation.generate` with this model."
-        from lm336.generation import generate
+        from lm336.generation import SamplingConfig, generate
 
-        return generate(self, ids, max_new_tokens, temperature, top_k, top_p, min_p, seed,
-                        stop_token, vocab_size)
+        config = SamplingConfig(temperature, top_k, top_p, min_p, repetition_penalty, seed,
+                                stop_token, stop_strings)
+        return generate(self, ids, max_new_tokens, config, tokenizer, vocab_size)
 
 # %% ../nbs/08_transformer.ipynb #1aa7662b
 # what the names of a wrapped model's weights begin with, and who wrapped it

@@ -9,14 +9,14 @@ from torch.func import functional_call
 from lm336.adamw import AdamW, clip_grad_norm_
 from lm336.attention import MultiHeadSelfAttention, scaled_dot_product_attention, softmax
 from lm336.block import RMSNorm, SwiGLU, TransformerBlock, silu
-from lm336.bpe import train_bpe
+from lm336.checkpoints import load_checkpoint, save_checkpoint
 from lm336.dataset import get_batch
 from lm336.embeddings import Embedding, Linear
+from lm336.fast_bpe import fast_train_bpe
 from lm336.loss import cross_entropy
 from lm336.rope import RotaryEmbedding
 from lm336.schedule import cosine_schedule
 from lm336.tokenizer import Tokenizer
-from lm336.training import load_checkpoint, save_checkpoint
 from lm336.transformer import Transformer, TransformerConfig
 
 
@@ -150,4 +150,4 @@ def get_tokenizer(vocab, merges, special_tokens=None):
 
 
 def run_train_bpe(input_path, vocab_size, special_tokens, **kwargs):
-    return train_bpe(input_path, vocab_size, special_tokens, **kwargs)
+    return fast_train_bpe(input_path, vocab_size, special_tokens, **kwargs)

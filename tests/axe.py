@@ -10,33 +10,49 @@ from pathlib import Path
 import pytest
 
 VERSION = "4.14.1"
-CACHE = Path(os.environ.get("LM336_CACHE", Path.home()/".cache/lm336"))/f"axe-core-{VERSION}.min.js"
+CACHE = Path(os.environ.get("LM336_CACHE", Path.home() / ".cache/lm336"))
+PROGRAM = CACHE / f"axe-core-{VERSION}.min.js"
+
+
+def fetch(npm):
+    "The program, as npm packs it; the test is skipped where npm cannot reach its registry."
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", f"axe-core@{VERSION}", "--silent"]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=120
+            )
+        except subprocess.TimeoutExpired:
+            pytest.skip("npm could not fetch axe-core within two minutes")
+        if done.returncode:
+            pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[:200]}")
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            member = archive.extractfile("package/axe.min.js")
+            assert member, "npm's package of axe-core has no axe.min.js"
+            return member.read()
 
 
 @functools.cache
 def program():
     "Its JavaScript, which npm fetches once."
-    if not CACHE.exists():
+    if not PROGRAM.exists():
         npm = shutil.which("npm")
         if not npm:
             pytest.skip("npm is not installed: it fetches axe-core")
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                done = subprocess.run([npm, "pack", f"axe-core@{VERSION}", "--silent"], cwd=folder, capture_output=True, text=True, timeout=120)
-            except subprocess.TimeoutExpired:
-                pytest.skip("npm could not fetch axe-core within two minutes")
-            if done.returncode:
-                pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[:200]}")
-            with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
-                text = archive.extractfile("package/axe.min.js").read()
-        CACHE.parent.mkdir(parents=True, exist_ok=True)
-        CACHE.write_bytes(text)
-    return CACHE.read_text(encoding="utf-8")
+        text = fetch(npm)
+        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+        PROGRAM.write_bytes(text)
+    return PROGRAM.read_text(encoding="utf-8")
 
 
 def serious(page):
     "The rules that a page breaks, and where."
     page.evaluate(program())
     found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
-    return [f"{one['id']} ({one['impact']}): {node['html'][:150]} {node.get('failureSummary', '')[:300]}"
-            for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]]
+    broken = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['html'][:150]} "
+        f"{node.get('failureSummary', '')[:300]}"
+        for rule in broken
+        for node in rule["nodes"]
+    ]

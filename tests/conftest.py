@@ -1,4 +1,4 @@
-"What holds for every test: it begins as every other does, in whatever order they come, and leaves the process as it was."
+"What holds for every test: it begins as every other does, and leaves the process as it was."
 import os
 import random
 from pathlib import Path
@@ -9,21 +9,33 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-MODEL = dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2)   # of a run that takes a second
-TRAINING = dict(max_steps=8, batch_size=4, learning_rate=1e-2, warmup_steps=1, save_interval=4, eval_interval=4, eval_windows=4)
+# of a run that takes a second
+MODEL = dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2)
+TRAINING = dict(
+    max_steps=8,
+    warmup_steps=1,
+    batch_size=4,
+    learning_rate=1e-2,
+    save_interval=4,
+    eval_interval=4,
+    eval_windows=4,
+)
 
 
 def sums(number):
     "A text for it: each sum of two numbers below `number`."
-    return "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a in range(number) for b in range(number))
+    pairs = [(a, b) for a in range(number) for b in range(number)]
+    return "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a, b in pairs)
 
 
-os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".hypothesis"))   # not wherever pytest is called from
+# not wherever pytest is called from
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".hypothesis"))
 
 
 @pytest.fixture(scope="session")
 def real_text():
-    "A megabyte of real English: the file named by LM336_TEXT, or shared/data/tinyshakespeare.txt beside the checkout."
+    """A megabyte of real English: the file named by LM336_TEXT, or
+    shared/data/tinyshakespeare.txt beside the checkout."""
     path = Path(os.environ.get("LM336_TEXT", ROOT.parent / "shared/data/tinyshakespeare.txt"))
     if not path.is_file():
         pytest.skip("no real text here: set LM336_TEXT to the path of one")
@@ -31,8 +43,12 @@ def real_text():
 
 
 WRITTEN_BY_OTHERS = {   # by pytest, torch.compile and CUDA
-    "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "TRITON_CACHE_DIR",
-    "CUDA_MODULE_LOADING"}
+    "PYTEST_CURRENT_TEST",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
+    "TRITON_CACHE_DIR",
+    "CUDA_MODULE_LOADING",
+}
 
 
 def environment():
@@ -51,7 +67,7 @@ PROCESS = {   # what a test could leave changed for those after it: how it is re
 
 @pytest.fixture(autouse=True)
 def nothing_leaks():
-    "The same random numbers for a test wherever it stands, and a process that is afterwards as it was."
+    "A test has the same random numbers wherever it stands, and leaves the process as it was."
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -175,12 +175,11 @@ def test_predicted_peak_memory(name, batch_size, tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
-from lm336 import Trainer, TrainingConfig, Transformer, TransformerConfig
-from lm336.fast_model import make_fast
+from lm336 import Run, TrainingConfig, Transformer, TransformerConfig
 tokens = np.arange(4000, dtype=np.uint16) % 1000
 config = TrainingConfig(max_steps=3, batch_size={batch_size}, warmup_steps=1, eval_windows=1)
-model = make_fast(Transformer(TransformerConfig(*{MEASURED[name]})))
-Trainer(model, tokens, tokens, config, {str(tmp_path)!r}, device="cpu").fit()
+model = Transformer(TransformerConfig(*{MEASURED[name]}))
+Run(model, tokens, tokens, config, {str(tmp_path)!r}, device="cpu").fit()
 """
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, timeout=240, stdin=subprocess.DEVNULL)

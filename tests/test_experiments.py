@@ -26,8 +26,8 @@ from lm336.experiments import (
     text_digest,
 )
 from lm336.grammar import StoryGrammar
+from lm336.runs import Run
 from lm336.tokenizer import Tokenizer
-from lm336.training import Trainer
 from lm336.transformer import Transformer, TransformerConfig
 
 from .test_evaluation import surprise_by_brute_force
@@ -154,7 +154,7 @@ def test_a_record_says_what_was_measured(tmp_path):
     torch.manual_seed(3)  # the same run by hand, scored by the brute force
     model = Transformer(TransformerConfig(**TINY["model"]))
     config = TrainingConfig(**TINY["training"] | variant.training, seed=3)
-    trainer = Trainer(model, train, valid, config, tmp_path / "run")
+    trainer = Run(model, train, valid, config, tmp_path / "run")
     for _ in range(6):
         trainer.train_step()
     end = tokenizer.end_of_text_id

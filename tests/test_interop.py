@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.fast_model import reorder_rows, to_halves, to_neighbours
 from lm336.files import sha256
-from lm336.generation import generate_stream
+from lm336.generation import SamplingConfig, generate_stream
 from lm336.grammar import write_stories
 from lm336.interop import from_hf, hf_name, to_hf, to_web
 from lm336.tokenizer import Tokenizer
@@ -75,7 +75,8 @@ def test_logits_and_greedy_text_of_hugging_face(tokenizer, tmp_path, shape):
     stop = tokenizer.end_of_text_id
     settings = dict(do_sample=False, eos_token_id=stop, pad_token_id=0)
     text = theirs.generate(torch.tensor([prompt]), max_new_tokens=30, **settings)[0].tolist()
-    ours = generate_stream(model, prompt, 30, temperature=0, stop_token=stop)
+    greedy = SamplingConfig(temperature=0, stop_token=stop)
+    ours = [token.id for token in generate_stream(model, prompt, 30, greedy)]
     assert prompt + list(ours) == text
 
 

@@ -275,7 +275,7 @@ def test_the_report_says_what_the_run_is_and_did(tmp_path):
     assert report["Samples"].split("\n\n---\n\n") == ["\nFirst story.", "Second story.\n\n"]
     assert report["Accounting"].strip() == account_table(folder)
     shown = json.loads(report["Configuration"].strip().strip("`").removeprefix("json"))
-    assert shown == {name: RUN[name] for name in ("data", "model")}, "digests are for no reader"
+    assert shown == {name: RUN[name] for name in ("data", "model")}, "digests are shown"
     count = sum(p.numel() for p in Transformer(CONFIG).parameters())
     assert f"| parameters | {count:,} |" in report["Environment"]
 
@@ -323,7 +323,7 @@ def test_a_run_is_scored_on_its_whole_validation_file(run, stories):
     expected = evaluate(model, tokens, tokenizer)
     assert score.num_tokens == len(tokens) and score.num_bytes == expected.num_bytes
     assert math.isclose(score.nats, expected.nats, rel_tol=1e-5)
-    assert score.floor is not None and score.gap > 0
+    assert score.gap is not None and score.gap > 0
     assert len(texts) == 2 and texts[0].startswith("Once")
     assert f"{score.bits_per_byte:.4f} bits per byte" in sections(run)["run"]
     assert (run / "samples.md").read_text(encoding="utf-8").count("\n\n---\n\n") == 1

@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from lm336.bpe import PRETOKEN_PATTERN
 from lm336.grammar import write_stories
 from lm336.errors import END_OF_TEXT, InputError
-from lm336.tokenizer import Tokenizer, stream_pretokens, token_dtype
+from lm336.tokenizer import Tokenizer, stream_pretokens
 
 from .test_bpe import hostile, plain_split, special_sets
 
@@ -510,12 +510,6 @@ def test_mutations_of_gpt2_files(tokenizer, tmp_path):
             assert "\n" not in str(error) and len(str(error)) < 600
         else:
             assert found.decode(found.encode(TEXT)) == TEXT
-
-
-def test_dtype_by_vocabulary():
-    assert token_dtype(65_536) == np.uint16 and token_dtype(65_537) == np.uint32
-    vocab = {i: bytes([i]) for i in range(256)} | {256 + i: b"<%d>" % i for i in range(65_281)}
-    assert token_dtype(Tokenizer(vocab, []).vocab_size) == np.uint32
 
 
 def test_imports_no_torch():

@@ -1,752 +1,214 @@
-"The trainer under real faults, through the command line where a person would meet them."
-import json, math, os, random, re, resource, shutil, subprocess, sys, tempfile, time
-from contextlib import contextmanager
+"The plain trainer against PyTorch's own parts, and the numbers that decide a run."
+
+import json
+import math
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig, cli, configuration, training
-from lm336.adamw import AdamW
-from lm336.configuration import load_preset
-from lm336.corpus import iter_documents
-from lm336.fast_model import make_fast
-from lm336.grammar import StoryGrammar
-from lm336.training import (Objective, load_checkpoint, pick_device, pick_precision, read_checkpoint, read_metrics,
-                             save_checkpoint)
+from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig
+from lm336.configuration import PRESETS, load_preset
+from lm336.training import read_metrics
 
 from .conftest import ROOT
 
 MODEL = dict(vocab_size=300, context_length=32, d_model=32, num_layers=2, num_heads=2)
-TRAINING = dict(max_steps=120, batch_size=8, learning_rate=5e-3, warmup_steps=5, save_interval=10, eval_interval=40, eval_windows=16)
+TRAINING = dict(
+    max_steps=120,
+    batch_size=8,
+    learning_rate=5e-3,
+    warmup_steps=5,
+    save_interval=10,
+    eval_interval=40,
+    eval_windows=16,
+)
 
 
-def lm336(command, *args, **kwargs):
-    "One of the commands, in a process of its own, as a person would type it."
-    code = "import sys; from lm336.cli import main; main(sys.argv[1], sys.argv[2:])"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code, command, *map(str, args)], env=environment, stdin=subprocess.DEVNULL,
-                               stdout=(out := tempfile.TemporaryFile("w+")), stderr=(err := tempfile.TemporaryFile("w+")), **kwargs)
-    process.files = out, err      # files, not pipes: nobody need read them for the command to go on
-    return process
-
-
-def finish(process):
-    "Wait for a command; its exit status, output and errors."
-    try: process.wait(timeout=240)
-    finally: process.kill()
-    for file in process.files: file.seek(0)
-    return process.returncode, *(file.read() for file in process.files)
-
-
-@pytest.fixture(scope="session")
-def preset(tmp_path_factory):
-    "A run of a few seconds on a text of twelve hundred sums."
-    folder = tmp_path_factory.mktemp("preset")
-    (folder / "sums.txt").write_text("".join(f"{a} and {b} make {a + b}.\n" for a in range(40) for b in range(30)))
-    (folder / "tiny.json").write_text(json.dumps(dict(data=str(folder / "sums.txt"), model=MODEL, training=TRAINING)))
-    return folder / "tiny.json"
-
-
-@pytest.fixture(scope="session")
-def unbroken(preset, tmp_path_factory):
-    "The run folder of that preset, from beginning to end."
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    status, out, err = finish(lm336("pretrain", "--preset", preset, "--out", folder))
-    assert status == 0, err
-    return folder
-
-
-def measured(folder):
-    "The metrics without what may differ between two equal runs, time and memory."
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "peak_bytes")} for line in read_metrics(folder)]
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("LM336_KILLS", 3))))
-def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
-    "Killed at a random moment after the first checkpoint: LM336_KILLS=20 does it twenty times."
-    process = lm336("pretrain", "--preset", preset, "--out", tmp_path / "run")
-    checkpoints = tmp_path / "run" / "checkpoints"
-    while not list(checkpoints.glob("step_*.safetensors")):
-        assert process.poll() is None, finish(process)
-        time.sleep(0.01)
-    time.sleep(random.Random(seed).uniform(0, 0.5))
-    process.kill()
-    finish(process)
-    for path in checkpoints.glob("*.safetensors"): read_checkpoint(path)                 # none is half-written
-    status, out, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
-    assert status == 0, err
-    assert "resumed at step" in out
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
-    assert measured(tmp_path / "run") == measured(unbroken)
-    assert not list((tmp_path / "run").rglob(".lm336-unfinished-*")), "what the killed process left is cleared away"
-
-
-def test_killed_before_the_first_checkpoint_and_begun_again(preset, unbroken, tmp_path):
-    endless = ("--max_steps", 10**6, "--save_interval", 10**6)      # whatever the machine, it is killed before its end
-    process = lm336("pretrain", "--preset", preset, "--out", tmp_path / "run", *endless)
-    while not read_metrics(tmp_path / "run"):
-        assert process.poll() is None, finish(process)
-        time.sleep(0.01)
-    process.kill()
-    finish(process)
-    status, _, err = finish(lm336("pretrain", "--resume", "--out", tmp_path / "run"))
-    assert status == 1 and "has no checkpoint to resume from: start the run without --resume" in err, err
-    status, _, err = finish(lm336("pretrain", "--preset", preset, "--out", tmp_path / "run"))
-    assert status == 0, err
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
-    assert measured(tmp_path / "run") == measured(unbroken), "do the lines of the first attempt stand before those of the second?"
-
-
-def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
+def small(folder, tokens=None, **changes):
+    "A plain trainer of a small model."
     torch.manual_seed(0)
     tokens = np.arange(4000) % 300 if tokens is None else tokens
-    return Trainer(make_fast(Transformer(TransformerConfig(**model))), tokens, tokens, TrainingConfig(**(TRAINING | dict(precision=precision) | changes)), folder, device="cpu")
+    config = TrainingConfig(**TRAINING | changes)
+    return Trainer(Transformer(TransformerConfig(**MODEL)), tokens, tokens, config, folder)
 
 
-def processes(count, *args):
-    "`lm336 pretrain` as torchrun starts it, or for one process as python does."
-    launch = [sys.executable, "-m"] + ["torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m"] * (count > 1)
-    done = subprocess.run([*launch, "lm336", "pretrain", *map(str, args)], text=True, capture_output=True, timeout=300,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+# the loop
 
-
-def test_two_processes_equal_one(preset, tmp_path):
-    "torchrun with two processes on the same global batch: the same weights and evaluation but for rounding after 50 steps, one writer; and resumed."
-    run = json.loads(preset.read_text())
-    run["training"] |= dict(max_steps=50, precision="float32", gradient_accumulation_steps=2, eval_interval=25)
-    (tmp_path / "preset.json").write_text(json.dumps(run))
-    for count, name in ((1, "one"), (2, "two")): processes(count, "--preset", tmp_path / "preset.json", "--out", tmp_path / name)
-    one, two = (Transformer.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
-    assert max((one[name] - two[name]).abs().max() for name in one) < 1e-3
-    lines = [read_metrics(tmp_path / name) for name in ("one", "two")]
-    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]], "did both processes write?"
-    for a, b in zip(*([line["valid_loss"] for line in each if "valid_loss" in line] for each in lines)): assert abs(a - b) < 1e-3
-    shutil.copytree(tmp_path / "two", tmp_path / "again")
-    max((tmp_path / "again" / "checkpoints").iterdir()).unlink()
-    (tmp_path / "again" / "checkpoints" / ".lm336-unfinished-abcd0123").mkdir()      # of a save cut short
-    assert processes(2, "--resume", "--out", tmp_path / "again").count("resumed at step 40") == 1
-    again = Transformer.from_pretrained(tmp_path / "again").state_dict()
-    assert all(torch.equal(two[name], again[name]) for name in two)
-
-
-def test_accumulation_equals_one_large_batch(tmp_path):
-    weights = []
-    for k in (1, 4):
-        trainer = small(tmp_path / str(k), gradient_accumulation_steps=k)
-        trainer.model.double()
-        for _ in range(5): trainer.train_step()
-        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
-    assert torch.allclose(*weights, rtol=0, atol=1e-9)
-
-
-def test_float16_overflow_is_skipped_counted_and_recovered_from(tmp_path):
-    trainer = small(tmp_path, precision="float16")
-    trainer.train_step()
-    before = [p.detach().clone() for p in trainer.model.parameters()]
-    trainer.scaler.update(2.0**30)                        # gradients overflow float16 for sure
-    trainer.train_step()
-    assert trainer.skipped == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters())), "a skipped update moved the weights"
-    assert trainer.optimizer.state[trainer.model.lm_head.weight]["step"] == 1, "a skipped update was counted by the optimizer"
-    trainer.flush([(2, 1e-3, torch.tensor(1.0), torch.tensor(1.0))])
-    assert read_metrics(tmp_path)[-1]["skipped"] == 1
-    trainer.save()
-    resumed = small(tmp_path, precision="float16")
-    assert resumed.resume() == 2 and resumed.skipped == 1 and resumed.scaler.get_scale() == trainer.scaler.get_scale()
-    for _ in range(60): trainer.train_step()
-    assert trainer.skipped < 40 and not all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
-
-
-class Fetches(TorchDispatchMode):
-    "Counts the numbers that were asked for: on a GPU each would wait for everything before it."
-    count = 0
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_step_asks_the_device_for_no_number(precision, tmp_path, monkeypatch):
-    monkeypatch.setattr("lm336.embeddings.Embedding.check", lambda *args: None)            # two checks that are made on a CPU alone
-    monkeypatch.setattr("lm336.loss._check_targets", lambda *args: None)
-    trainer = small(tmp_path, precision=precision, gradient_accumulation_steps=2)
-    trainer.train_step()
-    with Fetches() as fetches: waiting = [(step, 1e-3, *trainer.train_step()) for step in range(3)]
-    assert fetches.count == 0
-    trainer.flush(waiting)
-    with fetches: waiting = trainer.train_step()[0].item()
-    assert fetches.count > 0, "this test would not see a number being fetched"
-
-
-@contextmanager
-def largest_file(size):
-    "No file may become larger: the kernel ends the write in the middle, as a full disk does."
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("share", [0, 0.5, 0.999])
-def test_a_write_that_ends_in_the_middle_leaves_the_last_checkpoint(tmp_path, share):
-    trainer = small(tmp_path)
-    trainer.save()
-    good, weights = trainer.last_checkpoint(), (tmp_path / "model.safetensors").read_bytes()
-    before = good.read_bytes()
-    trainer.train_step()
-    with largest_file(int(len(before) * share)):
-        with pytest.raises(OSError, match="step 1 could not be saved: .*File too large.*; the last good checkpoint is .*step_00000000"): trainer.save()
-    assert trainer.last_checkpoint() == good and good.read_bytes() == before and (tmp_path / "model.safetensors").read_bytes() == weights
-    assert not list(tmp_path.rglob(".*")), "half a file was left"
-    trainer.save()
-    assert small(tmp_path).resume() == 1
-
-
-@contextmanager
-def small_disk(folder, kilobytes):
-    "A file system of its own in `folder`. It takes the right to mount one."
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode: pytest.skip("may not mount a file system")
-    try: yield
-    finally: subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_is_reported_and_the_run_goes_on_from_the_last_checkpoint(preset, unbroken, tmp_path):
-    sizes = {path: path.stat().st_size for path in unbroken.rglob("*") if path.is_file()}
-    checkpoint = max(size for path, size in sizes.items() if path.parent.name == "checkpoints")
-    room = sum(sizes.values()) + checkpoint // 2                   # two checkpoints lie there, a third is begun
-    with small_disk(tmp_path / "disk", room // 1024):
-        run = tmp_path / "disk" / "run"
-        status, out, err = finish(lm336("pretrain", "--preset", preset, "--out", run))
-        message = err.strip().splitlines()[-1]
-        assert status == 1 and "Traceback" not in err, err
-        assert "No space left on device" in message and "the last good checkpoint is" in message, err
-        step, _ = load_checkpoint(message.split("checkpoint is ")[1], *(lambda t: (t.model, t.optimizer))(small(tmp_path / "other")))
-        assert step == 20
-        subprocess.run(["mount", "-o", "remount,size=100m", tmp_path / "disk"], check=True)
-        status, out, err = finish(lm336("pretrain", "--resume", "--out", run))
-        assert status == 0 and f"resumed at step {step}" in out, err
-        assert (run / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
-        assert measured(run) == measured(unbroken)
-
-
-def test_every_truncation_of_a_checkpoint_is_refused(tmp_path):
-    trainer = small(tmp_path)
-    trainer.train_step(); trainer.save()
-    whole = trainer.last_checkpoint().read_bytes()
-    before = [p.detach().clone() for p in trainer.model.parameters()]
-    for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "cut").write_bytes(whole[:length])
-        with pytest.raises(InputError, match="cut"): load_checkpoint(tmp_path / "cut", trainer.model, trainer.optimizer)
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
-
-
-def test_tied_embeddings_train_and_resume(tmp_path):
-    tied = MODEL | dict(tie_embeddings=True)
-    trainer = small(tmp_path, model=tied, max_steps=20)
-    trainer.fit()
-    again = small(tmp_path, model=tied, max_steps=20)
-    assert again.resume() == 20
-    assert torch.equal(again.model.lm_head.weight, again.model.token_embeddings.weight)
-
-
-def test_the_reference_preset_is_the_reference():
-    data, model, training = load_preset("tinystories_t4")
-    assert data == "tinystories"
-    assert (model.vocab_size, model.context_length, model.d_model, model.num_layers, model.num_heads, model.d_ff, model.rope_theta) == (32_000, 256, 512, 4, 16, 1344, 10_000)
-    assert (training.max_steps, training.batch_size, training.warmup_steps) == (5_000, 32, 500)
-    assert (training.learning_rate, training.min_learning_rate, training.weight_decay, training.max_grad_norm) == (5e-4, 1e-4, 0.01, 1.0)
-
-
-@pytest.mark.parametrize("capability, expected", [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
-def test_precision_goes_by_compute_capability(monkeypatch, capability, expected):
-    monkeypatch.delenv("LM336_PRECISION", raising=False)                     # which would come first
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a: True)     # what a T4 says
-    assert pick_precision(torch.device("cuda")) == expected
-
-
-BAD = [  # what is wrong, the command, what the sentence must say
-    ("missing file", ["train_tokenizer", "--input", "{tmp}/nowhere.txt", "--out", "{tmp}/t"], "nowhere.txt"),
-    ("empty file", ["train_tokenizer", "--input", "{tmp}/empty.txt", "--out", "{tmp}/t"], "empty"),
-    ("vocabulary too small", ["train_tokenizer", "--input", "{text}", "--vocab_size", "256", "--out", "{tmp}/t"], "257"),
-    ("context longer than the data", ["pretrain", "--preset", "{tmp}/long.json", "--out", "{tmp}/long"], "context of 100000"),
-    ("unknown preset", ["pretrain", "--preset", "demo", "--out", "{tmp}/x"], "demo_cpu"),
-    ("unknown field", ["pretrain", "--preset", "{tmp}/typo.json", "--out", "{tmp}/x"], "batchsize"),
-    ("not a run", ["generate", "{tmp}"], "is not a run folder"),
-    ("not a run to evaluate", ["evaluate", "{tmp}"], "is not a run folder"),
-    ("run already there", ["pretrain", "--preset", "{preset}", "--out", "{run}"], "--resume"),
-    ("nothing to resume", ["pretrain", "--resume", "--out", "{tmp}/none"], "is not a run folder"),
-    ("prompt too long", ["generate", "{run}", "--prompt", "1 and 2 make 3. " * 50], "context"),
-    ("temperature", ["generate", "{run}", "--temperature", "-1"], "temperature"),
-]
-
-
-@pytest.mark.parametrize("what, command, says", BAD, ids=[b[0] for b in BAD])
-def test_bad_input_gets_one_sentence(what, command, says, preset, unbroken, tmp_path):
-    (tmp_path / "empty.txt").touch()
-    good = json.loads(preset.read_text())
-    (tmp_path / "long.json").write_text(json.dumps(good | {"model": MODEL | {"context_length": 100_000}}))
-    (tmp_path / "typo.json").write_text(json.dumps(good | {"training": {"batchsize": 3}}))
-    fill = dict(tmp=tmp_path, text=preset.parent / "sums.txt", preset=preset, run=unbroken)
-    status, out, err = finish(lm336(*[part.format(**fill) for part in command]))
-    message = err.strip().splitlines()[-1]
-    assert status == 1 and "Traceback" not in err and says in message, err
-
-
-def copy_of(run, tmp_path): return shutil.copytree(run, tmp_path / "copy")
-
-
-def test_truncated_weights_and_checkpoint(unbroken, tmp_path):
-    for damaged, command in (("model.safetensors", ["evaluate"]), ("checkpoints", ["pretrain", "--resume", "--out"])):
-        run = copy_of(unbroken, tmp_path / damaged)
-        path, command = run / damaged, [*command, run]
-        if path.is_dir():
-            path = max(path.iterdir())
-        path.write_bytes(path.read_bytes()[:-100])
-        status, _, err = finish(lm336(*command))
-        assert status == 1 and "Traceback" not in err and path.name in err, err
-
-
-def test_a_config_that_disagrees(unbroken, tmp_path):
-    run = copy_of(unbroken, tmp_path)
-    for name, part in (("run.json", "training"), ("config.json", None)):
-        values = json.loads((run / name).read_text())
-        (values[part] if part else values).update({"learning_rate": 1e-3} if part else {"d_model": 64})
-        (run / name).write_text(json.dumps(values))
-    status, _, err = finish(lm336("pretrain", "--resume", "--out", run))
-    assert status == 1 and "training.learning_rate is 0.001 now and 0.005" in err, err
-    status, _, err = finish(lm336("evaluate", run))
-    assert status == 1 and "Traceback" not in err and "shape" in err, err
-
-
-def test_nan_stops_and_keeps_the_last_checkpoint(preset, tmp_path):
-    wild = json.loads(preset.read_text())
-    wild["training"] |= dict(learning_rate=1e30, min_learning_rate=1e30, warmup_steps=100)
-    wild["training"]["save_interval"] = 1
-    (tmp_path / "wild.json").write_text(json.dumps(wild))
-    status, _, err = finish(lm336("pretrain", "--preset", tmp_path / "wild.json", "--out", tmp_path / "run"))
-    message = err.strip().splitlines()[-1]
-    assert status == 1 and "no update was made" in message and "learning rate" in message, err
-    kept = message.split("checkpoint is ")[1].split(";")[0]
-    trainer = small(tmp_path / "other")
-    assert load_checkpoint(kept, trainer.model, trainer.optimizer)[0] > 0
-
-
-def test_a_spike_keeps_the_checkpoint_before_it(tmp_path):
-    trainer = small(tmp_path)
-    trainer.save()
-    for step in range(50): trainer.watch(step, 1e-3, 2.0 + 0.1 * (step % 2), 1.0)
-    with pytest.warns(UserWarning, match=r"jumped from 2\.050 to 2\.700 at step 50 with a learning rate of 1\.00e-03"):
-        trainer.watch(50, 1e-3, 2.7, 1.0)
-    assert len(list((tmp_path / "checkpoints").glob("before_spike_*"))) == 1
-    with pytest.raises(FloatingPointError, match="the loss became inf at step 51"): trainer.watch(51, 1e-3, float("inf"), 1.0)
-
-
-needs_a_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-
-
-@needs_a_compiler
-def test_compiled_training_is_the_same_training(tmp_path):
-    "The same losses within rounding, the same names in the checkpoint; and a resumed run is bit-identical to an unbroken one."
-    plain, compiled = (small(tmp_path / how, max_steps=6, compile=how) for how in ("off", "on"))
-    losses = [[trainer.train_step()[0].item() for _ in range(6)] for trainer in (plain, compiled)]
-    assert losses[0] == pytest.approx(losses[1], abs=5e-4)
-    assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
-    broken, resumed = (small(tmp_path / "broken", max_steps=6, compile="on") for _ in range(2))
-    for _ in range(3): broken.train_step()
-    broken.save()
-    assert resumed.resume() == 3
-    for _ in range(3): resumed.train_step()
-    for name, weight in compiled.model.state_dict().items(): assert weight.equal(resumed.model.state_dict()[name]), name
-
-
-@needs_a_compiler
-def test_a_long_run_is_compiled_where_a_compiler_works(tmp_path, monkeypatch):
-    assert not small(tmp_path / "short").compiled
-    monkeypatch.setattr(training, "LONG_RUN", 0)
-    assert small(tmp_path / "long").compiled
-    torch._dynamo.reset()           # forget what has been compiled
-    with torch._inductor.config.patch({"cpp.cxx": ("/no/compiler",), "force_disable_caches": True}):
-        trainer = small(tmp_path / "no compiler")
-        assert not trainer.compiled and trainer.train_step()[0].isfinite()
-        with pytest.raises(InputError, match="training.compile is 'on', and torch.compile does not work here .*: install a C\\+\\+ compiler, or give 'off'"):
-            small(tmp_path / "on", compile="on")
-
-
-# the loop against PyTorch's own parts
 
 def plain_loop(model, tokens, config, steps):
     "The same run in the fewest lines: PyTorch's optimizer, loss and clipping, a schedule written out, one batch at a time."
-    optimizer = torch.optim.AdamW(model.parameters(), betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=config.betas, weight_decay=config.weight_decay
+    )
     context, measured = model.config.context_length, []
     for step in range(steps):
-        starts = np.random.default_rng([config.seed, step]).integers(len(tokens) - context, size=config.batch_size)
-        windows = torch.tensor(np.stack([tokens[s:s + context + 1] for s in starts]).astype(np.int64))
-        loss = torch.nn.functional.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        starts = np.random.default_rng([config.seed, step]).integers(
+            len(tokens) - context, size=config.batch_size
+        )
+        windows = torch.tensor(
+            np.stack([tokens[s : s + context + 1] for s in starts]).astype(np.int64)
+        )
+        loss = torch.nn.functional.cross_entropy(
+            model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         share = (step + 1 - config.warmup_steps) / (config.max_steps - config.warmup_steps)
-        cosine = config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * (1 + math.cos(math.pi * share)) / 2
-        optimizer.param_groups[0]["lr"] = config.learning_rate * (step + 1) / config.warmup_steps if share <= 0 else cosine
+        cosine = (
+            config.min_learning_rate
+            + (config.learning_rate - config.min_learning_rate)
+            * (1 + math.cos(math.pi * share))
+            / 2
+        )
+        optimizer.param_groups[0]["lr"] = (
+            config.learning_rate * (step + 1) / config.warmup_steps if share <= 0 else cosine
+        )
         optimizer.step()
         measured.append((loss.item(), norm.item()))
     return measured
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["float64", "float32"])
-def test_ten_steps_equal_a_plain_loop_of_pytorchs_parts(tmp_path, dtype, tolerance, accumulation):
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [(torch.float64, 1e-9), (torch.float32, 1e-4)],
+    ids=["float64", "float32"],
+)
+def test_ten_steps_equal_a_plain_loop_of_pytorchs_parts(tmp_path, dtype, tolerance):
     tokens = np.random.default_rng(0).integers(300, size=4000)
-    trainer = small(tmp_path, tokens, max_steps=12, warmup_steps=4, weight_decay=0.5, betas=(0.7, 0.9), max_grad_norm=0.3, seed=3,
-                    learning_rate=2e-2, min_learning_rate=1e-3, gradient_accumulation_steps=accumulation)
+    trainer = small(
+        tmp_path,
+        tokens,
+        max_steps=12,
+        warmup_steps=4,
+        weight_decay=0.5,
+        betas=(0.7, 0.9),
+        max_grad_norm=0.3,
+        seed=3,
+        learning_rate=2e-2,
+        min_learning_rate=1e-3,
+    )
     trainer.model.to(dtype)
     other = Transformer(trainer.model.config).to(dtype)
     other.load_state_dict(trainer.model.state_dict())
     expected = plain_loop(other, tokens, trainer.config, 10)
     found = [tuple(value.item() for value in trainer.train_step()) for _ in range(10)]
-    assert max(norm for _, norm in expected) > 0.3, "no gradient was clipped: this test would not see it"
+    assert max(norm for _, norm in expected) > 0.3, (
+        "no gradient was clipped: this test would not see it"
+    )
     assert np.allclose(found, expected, rtol=tolerance, atol=tolerance)
     for (name, ours), theirs in zip(trainer.model.named_parameters(), other.parameters()):
         assert torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance), name
 
 
 def test_validation_windows_are_spread_over_the_text(tmp_path):
-    "A text whose later parts are of another kind: each window counts the same, and they lie evenly from its beginning to its end."
+    "Each window counts the same, and they lie evenly from the text's beginning to its end."
     tokens = np.sort(np.random.default_rng(0).integers(300, size=33 + 15 * 200))
-    trainer = small(tmp_path, tokens, eval_windows=16)
-    for _ in range(20):
-        trainer.train_step()
-    windows = torch.tensor(np.stack([tokens[200 * i:200 * i + 33] for i in range(16)]).astype(np.int64))
+    trainer = small(tmp_path, tokens, eval_windows=16, batch_size=5)
+    windows = torch.tensor(
+        np.stack([tokens[200 * i : 200 * i + 33] for i in range(16)]).astype(np.int64)
+    )
     with torch.no_grad():
         logits = trainer.model(windows[:, :-1])
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
-    first = torch.nn.functional.cross_entropy(logits[:2].flatten(0, 1), windows[:2, 1:].flatten()).item()
-    assert abs(first - expected) > 0.01, "all parts of this text look alike: this test would not see which were taken"
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), windows[:, 1:].flatten()
+    ).item()
     assert trainer.validate() == pytest.approx(expected, abs=1e-4)
+    assert trainer.model.training, "the model was left in evaluation mode"
 
 
-# numbers that are not finite
-
-def bad_gradient(trainer, steps):
-    "Plant infinity in one parameter's gradient at these steps, counted from 1."
-    trainer.model.ln_final.weight.register_hook(lambda g: g + math.inf if trainer.step + 1 in steps else g)
-
-
-def bad_loss(trainer, steps):
-    "Make the loss infinite at these steps, and leave its gradient as it is."
-    trainer.objective.register_forward_hook(lambda _, inputs, loss: loss + math.inf if trainer.step + 1 in steps else loss)
-
-
-def state_of(trainer):
-    "Every weight, average and step count."
-    state = trainer.optimizer.state
-    averages = [state[p][name].clone() for p in trainer.model.parameters() if p in state for name in sorted(state[p])]
-    return [p.detach().clone() for p in trainer.model.parameters()] + averages
-
-
-def same(ours, theirs):
-    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs))
-
-
-@pytest.mark.parametrize("plant, words", [(bad_gradient, "the gradient's norm became inf at step 27"), (bad_loss, "the loss became inf at step 27")])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_number_that_is_not_finite_stops_before_the_update(tmp_path, precision, plant, words):
-    "Losses are fetched every tenth step only; yet weights, averages and step counts are those after step 26."
-    healthy, doomed = (small(tmp_path / name, precision=precision) for name in ("healthy", "doomed"))
-    for _ in range(26):
-        healthy.train_step()
-    plant(doomed, [27])
-    with pytest.raises(FloatingPointError, match=words + r".*the last good checkpoint is .*step_00000020"):
-        doomed.fit()
-    assert same(state_of(healthy), state_of(doomed))
-    assert doomed.step == 30, "the step is named only where the numbers are fetched"
-    with pytest.raises(FloatingPointError, match="not saved"):
-        doomed.save()
-    assert doomed.last_checkpoint().name == "step_00000020.safetensors"
-    assert small(tmp_path / "doomed", precision=precision).resume() == 20
-
-
-def test_a_loss_that_is_not_finite_stops_float16_too(tmp_path):
-    trainer = small(tmp_path, precision="float16")
-    bad_loss(trainer, [7])
-    with pytest.raises(FloatingPointError, match="the loss became inf at step 7"):
-        trainer.fit()
-    assert trainer.optimizer.state[trainer.model.lm_head.weight]["step"] == 6
-
-
-@pytest.mark.parametrize("count", [19, 20])
-def test_the_twentieth_overflow_in_a_row_stops_float16(tmp_path, count):
-    trainer = small(tmp_path, precision="float16", max_steps=40)
-    bad_gradient(trainer, range(6, 6 + count))
-    if count < 20:
-        trainer.fit()
-        assert trainer.skipped == count and [line["skipped"] for line in read_metrics(tmp_path) if "skipped" in line] == [5, 15, 19, 19]
-        return
-    with pytest.raises(FloatingPointError, match="overflowed 20 times in a row in float16, the last time at step 25"):
-        trainer.fit()
-    assert trainer.optimizer.state[trainer.model.lm_head.weight]["step"] == 10, "five before, five until the numbers are fetched"
-    for path in tmp_path.rglob("*.safetensors"):
-        assert all(value.isfinite().all() for value in load_file(path).values()), path
-
-
-def test_no_checkpoint_with_a_number_that_is_not_finite_is_written_or_read(tmp_path):
-    trainer = small(tmp_path)
-    trainer.train_step()
-    trainer.save()
-    good = trainer.last_checkpoint()
-    trainer.step += 1
-    trainer.model.lm_head.weight.data[0, 0] = math.nan
-    with pytest.raises(FloatingPointError, match="step 2 cannot be saved: model.lm_head.weight .*the last good checkpoint is .*step_00000001"):
-        trainer.save()
-    assert trainer.last_checkpoint() == good
-    tensors, metadata = load_file(good), safe_open(good, "pt").metadata()
-    tensors["optimizer.0.exp_avg_sq"][0] = math.inf
-    save_file(tensors, good, {"lm336": metadata["lm336"]})         # as the first edition wrote it, without a digest
-    with pytest.raises(InputError, match="a number in optimizer.0.exp_avg_sq that is not finite"):
-        small(tmp_path).resume()
-
-
-# checkpoints
-
-def test_one_flipped_bit_is_noticed_and_nothing_is_loaded(tmp_path):
-    trainer = small(tmp_path)
-    for _ in range(3):
-        trainer.train_step()
-    trainer.save()
-    data = bytearray(trainer.last_checkpoint().read_bytes())
-    data[len(data) // 2] ^= 1
-    trainer.last_checkpoint().write_bytes(data)
-    other = small(tmp_path)
-    before = state_of(other)
-    with pytest.raises(InputError, match="step_00000003.safetensors is damaged"):
-        other.resume()
-    assert same(before, state_of(other)) and other.step == 0
-
-
-def test_a_run_of_the_first_edition_goes_on(tmp_path):
-    "Its checkpoints have no digest, no seconds and no precision, and know nothing of newer fields."
-    trainer, expected = small(tmp_path, max_steps=20), small(tmp_path / "unbroken", max_steps=20)
-    for each in (trainer, expected):
-        for _ in range(5):
-            each.train_step()
-    trainer.save()
-    path = trainer.last_checkpoint()
-    record = json.loads(safe_open(path, "pt").metadata()["lm336"])
-    del record["extra"]["seconds"], record["extra"]["precision"], record["extra"]["training"]["train_seconds"]
-    save_file(load_file(path), path, {"lm336": json.dumps(record)})
-    resumed = small(tmp_path, max_steps=20)
-    assert resumed.resume() == 5
-    for each in (resumed, expected):
-        each.train_step()
-    assert same(state_of(resumed), state_of(expected))
-
-
-def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
-    trainer = small(tmp_path)
-    trainer.train_step()
-    trainer.save()
-    path = trainer.last_checkpoint()
-
-    def refused(model, optimizer, words, source=path):
-        before = [p.detach().clone() for p in model.parameters()]
-        with pytest.raises(InputError, match=words):
-            load_checkpoint(source, model, optimizer)
-        assert same(before, list(model.parameters())) and not optimizer.state_dict()["state"]
-
-    fresh = small(tmp_path / "other").model
-    weights = list(fresh.parameters())
-    refused(fresh, AdamW([dict(params=weights[:3]), dict(params=weights[3:])], lr=1e-3), r"groups of \[\d+\] parameters, this one of \[3, \d+\]")
-    refused(fresh, AdamW(weights[::-1], lr=1e-3), "in another order")
-    wrapped = torch.compile(fresh)
-    refused(wrapped, AdamW(wrapped.parameters(), lr=1e-3), "model's weights begin with '_orig_mod.', which torch.compile")
-    save_checkpoint(wrapped, AdamW(fresh.parameters(), lr=1e-3), 1, tmp_path / "wrapped")
-    refused(fresh, AdamW(fresh.parameters(), lr=1e-3), "checkpoint's weights begin with '_orig_mod.', which torch.compile", tmp_path / "wrapped")
-    shell = torch.nn.ModuleDict(dict(module=fresh))                # the names of DistributedDataParallel
-    save_checkpoint(shell, AdamW(fresh.parameters(), lr=1e-3), 1, tmp_path / "parallel")
-    refused(fresh, AdamW(fresh.parameters(), lr=1e-3), "begin with 'module.', which DistributedDataParallel", tmp_path / "parallel")
-    save_file(dict(a=torch.ones(2)), tmp_path / "foreign")
-    refused(fresh, AdamW(fresh.parameters(), lr=1e-3), "is not a checkpoint of lm336", tmp_path / "foreign")
-
-
-@pytest.mark.parametrize("first, then", [("bfloat16", "float16"), ("float32", "float16"), ("float16", "float32")])
-def test_a_run_goes_on_where_auto_is_another_precision(tmp_path, monkeypatch, first, then):
-    "As from a CPU to a T4: a fresh loss scale, and one line that says so."
-    monkeypatch.setenv("LM336_PRECISION", first)
-    trainer = small(tmp_path, precision="auto", max_steps=20)
-    for _ in range(5):
-        trainer.train_step()
-    trainer.save()
-    monkeypatch.setenv("LM336_PRECISION", then)
-    resumed = small(tmp_path, precision="auto", max_steps=20)
-    with pytest.warns(UserWarning, match=f"trained in {first} so far, and goes on in {then}"):
-        assert resumed.resume() == 5
-    assert resumed.precision == then and same(state_of(trainer), state_of(resumed))
-    resumed.fit()
-    assert resumed.step == 20 and resumed.skipped < 15
-
-
-def test_a_run_that_has_ended_says_so_and_keeps_its_metrics(tmp_path, capsys):
-    last = small(tmp_path, max_steps=20).fit()
+def test_a_fit_logs_every_interval_and_the_end(tmp_path):
+    trainer = small(tmp_path, max_steps=25, log_interval=10, eval_interval=20)
+    (tmp_path / "metrics.jsonl").write_text("of a start cut short\n")
+    last = trainer.fit()
     lines = read_metrics(tmp_path)
-    again = small(tmp_path, max_steps=20)
-    again.resume()
-    assert again.fit() == last and read_metrics(tmp_path) == lines
-    assert "had already ended, at step 20" in capsys.readouterr().out
-    (tmp_path / "metrics.jsonl").unlink()                          # then it is measured once more
-    again = small(tmp_path, max_steps=20)
-    again.resume()
-    assert again.fit()["valid_loss"] == last["valid_loss"] and len(read_metrics(tmp_path)) == 1
+    assert [line["step"] for line in lines if "loss" in line] == [10, 20, 25]
+    assert [line["step"] for line in lines if "valid_loss" in line] == [20, 25]
+    assert last == lines[-1] and trainer.step == 25
+    assert [line["learning_rate"] for line in lines if "loss" in line][-1] == pytest.approx(
+        1e-4
+    )
 
 
-@pytest.mark.parametrize("line, words", [('"loss"', "line 3: expected a JSON object"), ('{"loss": 1}', "a line without a step"), ('{"step": 1, "loss": []}', "loss is"),
-                                         ('{"step": true}', "a line without a step"), ("[" * 100_000, "line 3")])
-def test_a_foreign_line_of_metrics_is_named_before_anything_is_loaded(tmp_path, line, words):
-    trainer = small(tmp_path, max_steps=20)
-    trainer.fit()
-    path = tmp_path / "metrics.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
-    other = small(tmp_path, max_steps=20)
-    before = state_of(other)
-    with pytest.raises(InputError, match=words):
-        other.resume()
-    assert same(before, state_of(other)) and other.step == 0
-    path.write_text("\n".join(lines) + '\n{"step": 20, "lo')       # cut off by a power cut: left out
-    other.resume()
-    assert read_metrics(tmp_path) == [json.loads(each) for each in lines]
+def test_a_fit_goes_on_from_where_the_trainer_stands(tmp_path):
+    whole, parts = (small(tmp_path / name, max_steps=12) for name in ("whole", "parts"))
+    whole.fit()
+    for _ in range(5):
+        parts.train_step()
+    parts.fit()
+    for a, b in zip(whole.model.parameters(), parts.model.parameters()):
+        assert torch.equal(a, b)
 
 
-def test_of_spikes_the_newest_two_are_kept(tmp_path):
+@pytest.mark.parametrize("what", ["loss", "gradient's norm"])
+def test_a_number_that_is_not_finite_stops_before_the_update(tmp_path, what):
+    healthy, doomed = (small(tmp_path / name) for name in ("healthy", "doomed"))
+    for _ in range(6):
+        healthy.train_step()
+    if what == "loss":
+        doomed.model.lm_head.register_forward_hook(
+            lambda _, x, y: y * (math.nan if doomed.step == 6 else 1)
+        )
+    else:
+        doomed.model.ln_final.weight.register_hook(
+            lambda g: g * (math.nan if doomed.step == 6 else 1)
+        )
+    with pytest.raises(
+        FloatingPointError,
+        match=f"the {what} became nan at step 7 .*no update was made; a lower learning rate",
+    ):
+        doomed.fit()
+    assert doomed.step == 6
+    for a, b in zip(healthy.model.parameters(), doomed.model.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_a_jump_of_the_loss_is_a_warning(tmp_path):
     trainer = small(tmp_path)
-    trainer.save()
-    for step in range(30):
-        trainer.watch(step, 1e-3, 2.0, 1.0)
-    for step in (31, 32, 33, 34):
-        with pytest.warns(UserWarning, match="jumped"):
-            trainer.watch(step, 1e-3, 10.0**(step - 29), 1.0)
-    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("before_spike_*"))
-    assert kept == ["before_spike_00000033.safetensors", "before_spike_00000034.safetensors"]
+    for step in range(50):
+        trainer.watch(step, 1e-3, 2.0 + 0.1 * (step % 2), 1.0)
+    trainer.watch(50, 1e-3, 2.5, 1.0)  # half a nat is not yet a jump
+    with pytest.warns(
+        UserWarning,
+        match=r"jumped from 2\.0\d+ to 3\.500 at step 51 with a learning rate of 1\.00e-03",
+    ):
+        trainer.watch(51, 1e-3, 3.5, 1.0)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room on the card"), OSError("no room on the disk")])
-def test_an_account_that_fails_does_not_fail_a_finished_run(tmp_path, monkeypatch, error):
-    def failing(*args):
-        raise error
-    monkeypatch.setattr("lm336.accounting.matmul_speed", failing)
-    trainer = small(tmp_path, max_steps=20)
-    with pytest.warns(UserWarning, match="has ended and is saved, but .*no room"):
-        assert trainer.fit()["step"] == 20
-    assert trainer.last_checkpoint().name == "step_00000020.safetensors" and not (tmp_path / "accounting.json").exists()
-
-
-# a run that goes by the clock
-
-class Clock:
-    "Seconds that pass when the test says so."
-    now = 1000.0
-    def __call__(self):
-        return self.now
-
-
-def timed(folder, step_seconds, **changes):
-    "A trainer of 60 seconds whose steps take what `step_seconds(step)` says, by a clock of its own."
-    usual = dict(max_steps=100, warmup_steps=10, train_seconds=60.0, log_interval=10, eval_interval=25, save_interval=50, min_learning_rate=1e-4)
-    clock = Clock()
-    torch.manual_seed(0)
-    tokens = np.arange(4000) % 300
-    config = TrainingConfig(**TRAINING | dict(precision="float32") | usual | changes)
-    trainer = Trainer(Transformer(TransformerConfig(**MODEL)), tokens, tokens, config, folder, device="cpu", clock=clock)
-    step = trainer.train_step
-    def slow_step():
-        clock.now += step_seconds(trainer.step)
-        return step()
-    trainer.train_step = slow_step
-    return trainer
-
-
-def rates(folder):
-    "Every step's learning rate, from the log."
-    return [rate for line in read_metrics(folder) for rate in line.get("learning_rates", [])]
-
-
-@pytest.mark.parametrize("slow", [0, 30, 90], ids=["at the start", "in the middle", "at the end"])
-def test_a_busy_moment_costs_a_timed_run_only_itself(tmp_path, slow):
-    "The schedule is that of the time that has passed: full warm-up, full cosine, and an end when the time is over."
-    trainer = timed(tmp_path, lambda step: 12.0 if step == slow else 0.5)
-    trainer.fit()
-    starts = [0.5 * step if step <= slow else 0.5 * step + 11.5 for step in range(trainer.step)]     # seconds before each step
-    expected = []
-    for share in (seconds / 60 for seconds in starts):
-        cosine = 1e-4 + (5e-3 - 1e-4) * (1 + math.cos(math.pi * (share - 0.1) / 0.9)) / 2
-        expected.append(5e-3 * share / 0.1 if share < 0.1 else cosine)
-    assert rates(tmp_path) == pytest.approx(expected)
-    assert 97 <= trainer.step <= 98 and 0.9 <= trainer.seconds / 60 <= 1.05
-    looks = [line["seconds"] for line in read_metrics(tmp_path) if "valid_loss" in line]
-    assert len(looks) == 4 and looks[-1] >= 60, "looks are due by the share of time, too"
-    assert read_metrics(tmp_path)[-1]["step"] == trainer.step
-    assert trainer.last_checkpoint().name == f"step_{trainer.step:08}.safetensors"
-
-
-def test_a_timed_run_counts_its_looks_and_ends_once(tmp_path):
-    "A look that takes longer than the time that is left: the run ends there, looked at once, and saved."
-    trainer = timed(tmp_path, lambda step: 1.0, eval_interval=90)
-    look = trainer.validate
-    def slow_look():
-        trainer.clock.now += 10.0
-        return look()
-    trainer.validate = slow_look
-    trainer.fit()
-    assert trainer.step == 54 and [line["step"] for line in read_metrics(tmp_path) if "valid_loss" in line] == [54]
-    assert trainer.last_checkpoint().name == "step_00000054.safetensors"
-
-
-def test_a_timed_run_resumes_with_the_seconds_already_spent(tmp_path):
-    class PowerCut(Exception):
-        pass
-    def power_cut(step):
-        if step == 80:
-            raise PowerCut
-        return 0.5
-    with pytest.raises(PowerCut):
-        timed(tmp_path, power_cut).fit()
-    resumed = timed(tmp_path, lambda step: 1.0)
-    assert resumed.resume() == 60 and resumed.seconds == 30.0
-    resumed.fit()
-    assert resumed.step == 90 and resumed.seconds == 60.0          # thirty more seconds, of one step each
-    assert len(rates(tmp_path)) == 90
-    ended = timed(tmp_path, lambda step: 1.0)
-    ended.resume()
-    assert ended.ended()
-
-
-def test_step_driven_runs_know_no_clock(tmp_path):
-    "The same weights and measurements, however long each step takes."
-    quick, slow = (timed(tmp_path / name, lambda step, s=seconds: s, train_seconds=None, max_steps=30) for name, seconds in (("quick", 0.1), ("slow", 1e4)))
-    for trainer in (quick, slow):
-        trainer.fit()
-    assert same(state_of(quick), state_of(slow)) and measured(tmp_path / "quick") == measured(tmp_path / "slow")
-    assert rates(tmp_path / "quick") == []
+def test_a_text_that_is_no_longer_than_the_context_is_refused(tmp_path):
+    tokens = np.arange(33)
+    small(tmp_path, tokens)
+    with pytest.raises(
+        InputError, match="the training text has 32 tokens: a context of 32 needs at least 33"
+    ):
+        small(tmp_path, tokens[:32])
 
 
 # configuration
 
 REFUSED = [
-    (dict(max_steps=True), "training.max_steps is True"), (dict(seed=2**64), "training.seed is"), (dict(seed=-1), "training.seed is -1"),
-    (dict(learning_rate=5e-5), "training.min_learning_rate 0.0001 is more than learning_rate 5e-05"), (dict(learning_rate=False), "training.learning_rate is False"),
-    (dict(learning_rate=math.nan), "training.learning_rate is nan"), (dict(learning_rate=10**400), "training.learning_rate is"), (dict(weight_decay="0.1"), "training.weight_decay is '0.1'"),
-    (dict(betas=(0.9, 1.0)), "training.betas"), (dict(betas=0.9), "training.betas"), (dict(betas=[0.9, "0.95"]), "training.betas"), (dict(betas=None), "training.betas"),
-    (dict(precision=["auto"]), "training.precision"), (dict(train_seconds=0), "training.train_seconds is 0"), (dict(train_seconds=math.inf), "training.train_seconds is inf"),
-    (dict(batch_size=2.0), "training.batch_size is 2.0"), (dict(warmup_steps=None), "training.warmup_steps is None"),
+    (dict(max_steps=True), "training.max_steps is True"),
+    (dict(seed=2**64), "training.seed is"),
+    (dict(seed=-1), "training.seed is -1"),
+    (
+        dict(learning_rate=5e-5),
+        "training.min_learning_rate 0.0001 is more than learning_rate 5e-05",
+    ),
+    (dict(learning_rate=False), "training.learning_rate is False"),
+    (dict(learning_rate=math.nan), "training.learning_rate is nan"),
+    (dict(learning_rate=10**400), "training.learning_rate is"),
+    (dict(weight_decay="0.1"), "training.weight_decay is '0.1'"),
+    (dict(betas=(0.9, 1.0)), "training.betas"),
+    (dict(betas=0.9), "training.betas"),
+    (dict(betas=[0.9, "0.95"]), "training.betas"),
+    (dict(betas=None), "training.betas"),
+    (dict(precision=["auto"]), "training.precision"),
+    (dict(train_seconds=0), "training.train_seconds is 0"),
+    (dict(train_seconds=math.inf), "training.train_seconds is inf"),
+    (dict(batch_size=2.0), "training.batch_size is 2.0"),
+    (dict(warmup_steps=None), "training.warmup_steps is None"),
 ]
 
 
@@ -759,36 +221,69 @@ def test_a_configuration_without_sense_is_refused_when_made(change, words):
 
 def test_numbers_of_numpy_are_numbers():
     config = TrainingConfig(max_steps=np.int64(700), learning_rate=np.float32(0.5))
-    assert json.loads(json.dumps(asdict(config)))["max_steps"] == 700 and config.learning_rate == 0.5
+    assert (
+        json.loads(json.dumps(asdict(config)))["max_steps"] == 700
+        and config.learning_rate == 0.5
+    )
 
 
-@pytest.mark.parametrize("name", configuration.PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_file_that_a_copy_of_it_equals(name, tmp_path):
-    (tmp_path / "mine.json").write_text((ROOT / "lm336" / "presets" / f"{name}.json").read_text())
+    (tmp_path / "mine.json").write_text(
+        (ROOT / "lm336" / "presets" / f"{name}.json").read_text()
+    )
     assert load_preset(tmp_path / "mine.json") == load_preset(name)
 
 
 def test_overrides_of_a_preset_keep_its_shares():
-    _, model, config = load_preset("tinystories_t4", max_steps=200, learning_rate=1e-3, context_length=64, seed=None, precision="float32")
+    _, model, config = load_preset(
+        "tinystories_t4",
+        max_steps=200,
+        learning_rate=1e-3,
+        context_length=64,
+        seed=None,
+        precision="float32",
+    )
     assert model.context_length == 64 and (config.seed, config.precision) == (0, "float32")
     assert (config.max_steps, config.warmup_steps) == (200, 20)
     assert (config.learning_rate, config.min_learning_rate) == pytest.approx((1e-3, 2e-4))
     assert load_preset("tinystories_t4", max_steps=200, warmup_steps=7)[2].warmup_steps == 7
-    assert load_preset("tinystories_t4", learning_rate=1e-3, min_learning_rate=5e-4)[2].min_learning_rate == 5e-4
+    assert (
+        load_preset("tinystories_t4", learning_rate=1e-3, min_learning_rate=5e-4)[
+            2
+        ].min_learning_rate
+        == 5e-4
+    )
     narrow = load_preset("demo_cpu", d_model=60)[1]
-    assert narrow == TransformerConfig(4096, 256, 60, 4, 5), "the width of the feed-forward part follows where the preset leaves it open"
-    for bad, words in ((dict(max_step=3), "max_step"), (dict(max_steps=0), "max_steps is 0"), (dict(vocab_size="x"), "vocab_size is 'x'"), (dict(learning_rate="x"), "learning_rate is 'x'")):
+    assert narrow == TransformerConfig(4096, 256, 60, 4, 5), (
+        "the width of the feed-forward part follows where the preset leaves it open"
+    )
+    for bad, words in (
+        (dict(max_step=3), "max_step"),
+        (dict(max_steps=0), "max_steps is 0"),
+        (dict(vocab_size="x"), "vocab_size is 'x'"),
+        (dict(learning_rate="x"), "learning_rate is 'x'"),
+    ):
         with pytest.raises(InputError, match=words):
             load_preset("tinystories_t4", **bad)
 
 
 PRESET = dict(data="stories:0.2", model=MODEL, training=TRAINING)
 MUTATIONS = [
-    ("{", "is not JSON"), ("[]", "object"), ("null", "object"), ("\ufeff{}", "keys data, model and training"), (json.dumps(PRESET | dict(model=None)), "model is None"),
-    (json.dumps(PRESET | dict(training=[1])), r"training is \[1\]"), (json.dumps(PRESET | dict(data=5)), "data is 5"), (json.dumps(PRESET | dict(data=None)), "data is None"),
-    (json.dumps(PRESET | dict(more=1)), "keys data, model and training"), (json.dumps(PRESET | dict(training=TRAINING | dict(seed=2**64))), "seed"),
-    (json.dumps(PRESET | dict(training=TRAINING | dict(learning_rate=math.nan))), "NaN"), (json.dumps(PRESET | dict(training=TRAINING | dict(steps=1))), "no field 'steps'"),
-    (json.dumps(PRESET | dict(model=dict(vocab_size=300))), "context_length"), ("[" * 100_000, "nested too deeply"),
+    ("{", "is not JSON"),
+    ("[]", "object"),
+    ("null", "object"),
+    ("\ufeff{}", "keys data, model and training"),
+    (json.dumps(PRESET | dict(model=None)), "model is None"),
+    (json.dumps(PRESET | dict(training=[1])), r"training is \[1\]"),
+    (json.dumps(PRESET | dict(data=5)), "data is 5"),
+    (json.dumps(PRESET | dict(data=None)), "data is None"),
+    (json.dumps(PRESET | dict(more=1)), "keys data, model and training"),
+    (json.dumps(PRESET | dict(training=TRAINING | dict(seed=2**64))), "seed"),
+    (json.dumps(PRESET | dict(training=TRAINING | dict(learning_rate=math.nan))), "NaN"),
+    (json.dumps(PRESET | dict(training=TRAINING | dict(steps=1))), "no field 'steps'"),
+    (json.dumps(PRESET | dict(model=dict(vocab_size=300))), "context_length"),
+    ("[" * 100_000, "nested too deeply"),
 ]
 
 
@@ -799,56 +294,22 @@ def test_a_preset_that_is_none_gets_a_sentence(tmp_path, text, words):
         load_preset(tmp_path / "preset.json")
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:99", "cpu:1", "meta", "cuda:x"])
-def test_a_device_that_is_not_here_gets_a_sentence(name):
-    with pytest.raises(InputError, match="^device "):
-        pick_device(name)
-
-
-def test_devices_by_name(monkeypatch):
-    assert pick_device("cpu") == torch.device("cpu") == pick_device(torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert pick_device() == pick_device("cuda") == torch.device("cuda", 1) and pick_device("cuda:0") == torch.device("cuda", 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_device("mps") == torch.device("mps")
-
-
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_the_environment_decides_the_precision(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("LM336_PRECISION", name)
-    assert pick_precision(torch.device("cpu")) == name
-    assert small(tmp_path, precision="auto").precision == name
-    assert small(tmp_path, precision="float32").precision == "float32", "what the configuration says comes first"
-    monkeypatch.setenv("LM336_PRECISION", "half")
-    with pytest.raises(InputError, match="LM336_PRECISION is 'half': one of auto, float32, bfloat16, float16 is needed"):
-        pick_precision(torch.device("cpu"))
-
-
-# several processes
-
-GROUP = """
-import atexit, os, sys, time
-import torch, torch.distributed as dist
-from lm336.training import pick_device, process_group, processes
-rank, count = processes()
-atexit.register(lambda: print(f"{rank} of {count}: still joined {dist.is_initialized()}", flush=True))    # runs after what is registered later
-if rank == 0: time.sleep(1)                       # as if it were preparing a text, before there is a group
-process_group(pick_device("cpu"))
-dist.barrier()
-if len(sys.argv) > 1 and rank == 1: os.kill(os.getpid(), 9)
-if len(sys.argv) > 1: dist.barrier()
-"""
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_group_waits_for_its_first_process_and_is_left_at_the_end(tmp_path, killed):
-    (tmp_path / "group.py").write_text(GROUP)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "group.py", *["kill"] * killed]
-    done = subprocess.run(launch, text=True, capture_output=True, timeout=200, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    if killed:
-        assert done.returncode != 0, "one process was killed, and nobody noticed"
-    else:
-        assert done.returncode == 0, done.stderr
-        assert sorted(re.findall(r"(\d) of 2: still joined False", done.stdout)) == ["0", "1"], done.stdout   # lines may run into each other
+def test_the_reference_preset_is_the_reference():
+    data, model, training = load_preset("tinystories_t4")
+    assert data == "tinystories"
+    assert (
+        model.vocab_size,
+        model.context_length,
+        model.d_model,
+        model.num_layers,
+        model.num_heads,
+        model.d_ff,
+        model.rope_theta,
+    ) == (32_000, 256, 512, 4, 16, 1344, 10_000)
+    assert (training.max_steps, training.batch_size, training.warmup_steps) == (5_000, 32, 500)
+    assert (
+        training.learning_rate,
+        training.min_learning_rate,
+        training.weight_decay,
+        training.max_grad_norm,
+    ) == (5e-4, 1e-4, 0.01, 1.0)

@@ -14,18 +14,18 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
+from lm336.errors import END_OF_TEXT, InputError
+from lm336.generation import SamplingConfig, generate_stream, next_token_probs
 from lm336.grammar import write_stories
-from lm336.errors import END_OF_TEXT
-from lm336.generation import next_token_probs
 from lm336.loss import token_nats
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
-from lm336.widgets import attention_answer
+from lm336.widgets import attention_answer, sampler_answers
 
 from .test_bpe import hostile
 
 WEB = Path(__file__).parent.parent / "lm336/web"
-RUNTIME = "model.js", "sampling.js", "tokenizer.js", "worker.js"
+RUNTIME = "model.js", "sampling.js", "generation.js", "tokenizer.js", "worker.js"
 DEMO = TransformerConfig(4096, 512, 160, 4, 5, tie_embeddings=True)
 ODD = TransformerConfig(37, 9, 12, 2, 3, d_ff=7, rope_theta=500.0, norm_eps=1e-3)
 SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "(*)"]
@@ -108,7 +108,7 @@ def tokenizer(tmp_path_factory):
 
 def test_code_is_small_and_whole():
     size = sum((WEB / name).stat().st_size for name in RUNTIME)
-    assert size <= 24_000, f"{size} bytes: the page's runtime is meant to stay small"
+    assert size <= 30_000, f"{size} bytes: the page's runtime is meant to stay small"
     for name in RUNTIME:   # nothing from outside: every import is of a file beside it
         for target in regex.findall(r'(?:from|import)\s*\(?"([^"]+)"', (WEB / name).read_text(encoding="utf-8")):
             assert target.startswith("./") and (WEB / target).is_file()
@@ -151,27 +151,77 @@ def test_a_prompt_that_begins_like_the_last_is_read_on(node, demo):
         torch.testing.assert_close(doubles(node("last", ids)), expected, atol=1e-4, rtol=0)
 
 
-def test_greedy_text_across_the_end_of_the_context(node, demo, tmp_path):
+def told(node, ids, **settings):
+    "The page's stream of the loaded model."
+    return node("generate", dict(ids=ids, plain=True, **settings))
+
+
+@pytest.mark.parametrize("how", [dict(temperature=0), dict(seed=3), dict(seed=3, top_k=5, repetition_penalty=1.3)], ids=str)
+def test_past_the_context_the_page_tells_what_python_tells(node, tmp_path, how):
+    "A context of nine is outgrown again and again: the same ids, logits and log-probabilities."
+    small, config = save(sharp_model(ODD), tmp_path), SamplingConfig(**how)
+    node("load", str(tmp_path))
+    for ids in ([1], [1] * 8, [3] * 9):
+        ours = list(generate_stream(small, ids, 60, config))
+        theirs = told(node, ids, max_new_tokens=60, **how)
+        assert [token["id"] for token in theirs] == [token.id for token in ours] and len(ours) == 60
+        for mine, its in zip(ours, theirs):
+            torch.testing.assert_close(doubles(its["logits"]), mine.logits, atol=1e-4, rtol=0)
+            assert its["logprob"] == pytest.approx(mine.logprob, abs=1e-4)
+            assert not its["cut"]
+
+
+def test_greedy_text_across_the_end_of_a_long_context(node, demo):
     model, folder = demo
     node("load", str(folder))
     prompt = torch.randint(4096, (490,), generator=torch.Generator().manual_seed(2)).tolist()
     for ids in (prompt, prompt[:5]):
-        assert ids + node("generate", dict(ids=ids, count=60, seed=0, temperature=0)) == model.generate(ids, 60, temperature=0)
-    small = save(sharp_model(ODD), tmp_path)
-    node("load", str(tmp_path))
-    for ids in ([1], [1] * 8, [3] * 9):   # a context of nine is outgrown again and again
-        assert ids + node("generate", dict(ids=ids, count=50, seed=0, temperature=0)) == small.generate(ids, 50, temperature=0)
+        found = told(node, ids, max_new_tokens=60, temperature=0)
+        assert ids + [token["id"] for token in found] == model.generate(ids, 60, temperature=0)
 
 
-@pytest.mark.parametrize("how", [dict(), dict(temperature=0.8), dict(top_k=5), dict(top_p=0.9), dict(temperature=0.7, top_k=8, top_p=0.8)])
+HOW = [dict(), dict(temperature=0.8), dict(top_k=5), dict(top_p=0.9), dict(min_p=0.1), dict(repetition_penalty=1.5),
+       dict(temperature=0, repetition_penalty=0.8), dict(temperature=0.7, top_k=8, top_p=0.8, min_p=0.05, repetition_penalty=1.2)]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_same_seed_tells_the_same_story(node, tmp_path, how):
     "With few tokens: among many, one dart in ten thousand falls within a rounding error of a border."
     model = save(sharp_model(ODD), tmp_path)
     node("load", str(tmp_path))
-    names = dict(temperature="temperature", top_k="topK", top_p="topP")
     for seed in (0, 7, 2**32 + 5):
-        found = node("generate", dict(ids=[1, 2, 3], count=40, seed=seed, **{names[k]: v for k, v in how.items()}))
-        assert [1, 2, 3] + found == model.generate([1, 2, 3], 40, seed=seed, **how)
+        found = told(node, [1, 2, 3], max_new_tokens=40, seed=seed, **how)
+        assert [1, 2, 3] + [token["id"] for token in found] == model.generate([1, 2, 3], 40, seed=seed, **how)
+
+
+LETTERS = [*(a + b for a in "abé" for b in ("", *"abé")), "aba", "bab"]
+
+
+@given(st.lists(st.text("abé", min_size=1, max_size=4), max_size=3), st.lists(st.integers(0, len(LETTERS) + 1), min_size=1, max_size=9), st.booleans())
+@settings(max_examples=200, deadline=None, derandomize=True)   # both sides compute the same everywhere
+def test_a_text_ends_before_its_stop_strings_as_in_python(node, letters, stops, ids, halves):
+    "Token by token the same ids, texts and cuts; half characters among the tokens or not."
+    model, folder, whole, broken = letters
+    tokenizer, how = broken if halves else whole, dict(temperature=0, repetition_penalty=1.5, stop_strings=stops)
+    node("load", str(folder))
+    take(node, tokenizer)
+    ours = [(token.id, token.text, token.cut) for token in generate_stream(model, ids, 30, SamplingConfig(**how), tokenizer)]
+    theirs = node("generate", dict(ids=ids, max_new_tokens=30, **how))
+    assert [(token["id"], token["text"], token["cut"]) for token in theirs] == ours
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    "A model, and two tokenizers of as many tokens: of one to three letters, and with half characters."
+    folder, size = tmp_path_factory.mktemp("letters"), 300
+    model = sharp_model(TransformerConfig(size, 9, 12, 2, 3, d_ff=7))
+    model.lm_head.weight.data[len(LETTERS) + 2:] = -abs(model.lm_head.weight.data[len(LETTERS) + 2:])
+    model = save(model, folder)
+    singles = [bytes([i]) for i in range(256)]
+    def of(*first):
+        tokens = [*first, *(byte for byte in singles if byte not in first)]
+        return Tokenizer(dict(enumerate(tokens)), [])
+    return model, folder, of(*(text.encode() for text in LETTERS)), of(*(text.encode() for text in LETTERS), b"\xc3", b"\xa9")
 
 
 def test_files_that_do_not_fit(node, demo, tmp_path):
@@ -215,8 +265,8 @@ SETTINGS = [(t, k, p) for t in (0, 0.3, 1, 1.7) for k in (None, 1, 5, 40, 300, 5
 def test_distribution(node, scale):
     logits = scale * torch.randn(1000, generator=torch.Generator().manual_seed(3))
     for temperature, k, p in SETTINGS:
-        expected = next_token_probs(logits.double(), temperature, k, p)
-        how = dict(logits=logits.tolist(), temperature=temperature, topK=k, topP=p)
+        expected = next_token_probs(logits.double(), SamplingConfig(temperature, k, p))
+        how = dict(logits=logits.tolist(), temperature=temperature, top_k=k, top_p=p)
         ids, found = node("distribution", how)
         assert found == sorted(found, reverse=True) and len(set(ids)) == len(ids)
         whole = torch.zeros(1000, dtype=torch.float64).scatter_(0, torch.tensor(ids), doubles(found))
@@ -229,13 +279,13 @@ def test_distribution(node, scale):
 def test_equal_logits_favour_the_lower_id(node):
     logits = [0.0, 2.0, 1.0, 2.0, 1.0, 1.0] + [-1.0] * 94
     assert node("distribution", dict(logits=logits, count=5))[0] == [1, 3, 2, 4, 5]
-    assert node("distribution", dict(logits=logits, topK=3))[0] == [1, 3, 2]
-    assert sorted(node("distribution", dict(logits=logits, topP=0.3))[0]) == next_token_probs(torch.tensor(logits), top_p=0.3).nonzero()[:, 0].tolist()
+    assert node("distribution", dict(logits=logits, top_k=3))[0] == [1, 3, 2]
+    assert sorted(node("distribution", dict(logits=logits, top_p=0.3))[0]) == next_token_probs(torch.tensor(logits), SamplingConfig(top_p=0.3)).nonzero()[:, 0].tolist()
     assert node("sample", dict(logits=logits, dart=0.999, temperature=0)) == 1
 
 
-MODES = [dict(), dict(temperature=0), dict(temperature=0.5), dict(topK=1), dict(topK=3), dict(topP=0.5), dict(topP=1e-46), dict(temperature=1e-46), dict(temperature=5e-324),
-         dict(temperature=1e300), dict(temperature=1.3, topK=3, topP=0.9)]
+MODES = [dict(), dict(temperature=0), dict(temperature=0.5), dict(top_k=1), dict(top_k=3), dict(top_p=0.5), dict(top_p=1e-46), dict(temperature=1e-46), dict(temperature=5e-324),
+         dict(temperature=1e300), dict(temperature=1.3, top_k=3, top_p=0.9), dict(min_p=0.3), dict(repetition_penalty=1.3), dict(temperature=0, repetition_penalty=1.3)]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
@@ -244,27 +294,39 @@ def test_what_cannot_be_drawn_from_is_said(node, mode):
     for broken in ([1, "NaN", 2, 0], ["NaN", 1, 2, 0], [1, "Infinity", 2, 0], ["-Infinity"] * 4):
         for question in ("distribution", "sample"):
             with pytest.raises(Refused, match="cannot be drawn from: the largest is -?(NaN|Infinity)"): node(question, dict(logits=broken, dart=0.5, **mode))
-    python = dict(zip(("temperature", "top_k", "top_p"), (mode.get(name) for name in ("temperature", "topK", "topP"))))
     for logits in ([1, 3, 2, 0], ["-Infinity", 1, "-Infinity", 3], [2, 3, 3, 3]):      # two that can be, and a tie
         ids, found = node("distribution", dict(logits=logits, **mode))
-        expected = next_token_probs(torch.tensor([float(x) for x in logits]), **{k: v for k, v in python.items() if v is not None})
-        if logits[1:] != [3, 3, 3] or "topK" not in mode:          # of a tie, PyTorch's top-k takes any
+        expected = next_token_probs(torch.tensor([float(x) for x in logits]), SamplingConfig(**mode))
+        if logits[1:] != [3, 3, 3] or "top_k" not in mode:          # of a tie, PyTorch's top-k takes any
             assert torch.zeros(4).double().scatter_(0, torch.tensor(ids), doubles(found)).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
         assert node("sample", dict(logits=logits, dart=0.0, **mode)) in ids
 
 
-def test_surprise(node):
+def test_the_penalty_is_pythons(node):
+    logits, seen = 3 * torch.randn(40, generator=torch.Generator().manual_seed(3)), [1, 5, 7, 39, 5]
+    mask = torch.zeros(40, dtype=torch.bool)
+    mask[seen] = True
+    for penalty in (0.5, 1.0, 1.3, 4.0):
+        expected = next_token_probs(logits.double(), SamplingConfig(repetition_penalty=penalty), mask)
+        ids, found = node("distribution", dict(logits=logits.tolist(), seen=seen, repetition_penalty=penalty))
+        torch.testing.assert_close(torch.zeros(40).double().scatter_(0, torch.tensor(ids), doubles(found)), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_log_probability(node):
     logits = 5 * torch.randn(100, generator=torch.Generator().manual_seed(4))
     for i in (0, 50, logits.argmin().item()):
-        expected = token_nats(logits.double()[None], torch.tensor([i])).item() / math.log(2)
-        assert node("surprise", dict(logits=logits.tolist(), id=i)) == pytest.approx(expected, abs=1e-5)
+        expected = -token_nats(logits.double()[None], torch.tensor([i])).item()
+        assert node("logProbability", dict(logits=logits.tolist(), id=i)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_settings_out_of_range(node):
-    for how, words in ((dict(temperature=-1), "Temperature must be 0 or more, not -1"), (dict(topK=0), "Top-k must be"),
-                       (dict(topK=1.5), "Top-k must be"), (dict(topP=0), "Top-p must be"), (dict(topP=1.1), "not 1.1"),
-                       (dict(temperature="hot"), "not hot")):
-        with pytest.raises(Refused, match=words): node("distribution", dict(logits=[1.0, 2.0], **how))
+@pytest.mark.parametrize("bad", [
+    dict(temperature=-1), dict(temperature="hot"), dict(top_k=0), dict(top_k=1.5), dict(top_p=0), dict(top_p=1.1), dict(min_p=-1), dict(min_p=2),
+    dict(repetition_penalty=0), dict(seed=1.5), dict(stop_token="x"), dict(stop_strings=[""]), dict(stop_strings=[7])], ids=str)
+def test_settings_out_of_range_are_refused_in_pythons_words(node, bad):
+    with pytest.raises(InputError) as ours: SamplingConfig(**bad)
+    words = str(ours.value).split(": ", 1)[1].replace(", or None", "")
+    with pytest.raises(Refused, match=words) as theirs: node("distribution", dict(logits=[1.0, 2.0], **bad))
+    assert str(theirs.value).startswith(f"{[*bad][0]} is ")
 
 
 # ---- the worker
@@ -308,8 +370,8 @@ def test_worker_distribution(node, run, tokenizer):
     loaded(node, folder)
     for prompt in ("Once upon", "Once upon a time", ""):
         ids = tokenizer.encode(prompt) or [tokenizer.end_of_text_id]
-        with torch.inference_mode(): expected, order = next_token_probs(model(torch.tensor([ids]))[0, -1], 0.7, 20).topk(5)
-        [answer] = ask(node, dict(type="distribution", prompt=prompt, temperature=0.7, topK=20, count=5), until="bars")
+        with torch.inference_mode(): expected, order = next_token_probs(model(torch.tensor([ids]))[0, -1], SamplingConfig(0.7, 20)).topk(5)
+        [answer] = ask(node, dict(type="distribution", prompt=prompt, temperature=0.7, top_k=20, count=5), until="bars")
         assert [bar["id"] for bar in answer["bars"]] == order.tolist()
         assert [bar["probability"] for bar in answer["bars"]] == pytest.approx(expected.tolist(), abs=1e-5)
         assert [bar["text"] for bar in answer["bars"]] == [tokenizer.decode([i]) for i in order.tolist()]
@@ -331,7 +393,7 @@ def test_worker_answers_the_newest_question_alone(node, run):
     many = [dict(type="distribution", ids=list(range(first, first + 30)), tag=first) for first in (100, 200, 300)]
     [newest] = ask(node, *many, until="bars")
     assert newest["tag"] == 300
-    later = ask(node, dict(type="generate", ids=[1], maxNewTokens=60, tag="later"))
+    later = ask(node, dict(type="generate", ids=[1], max_new_tokens=60, tag="later"))
     assert {answer["tag"] for answer in later} == {"later"}, "an older question was answered"
     assert ask(node, many[2], until="bars") == [newest], "the questions disturbed one another"
 
@@ -348,7 +410,7 @@ def test_worker_generates_what_python_does(node, run, tokenizer):
     model, folder = run
     loaded(node, folder)
     prompt, how = tokenizer.encode("Once upon a time"), dict(temperature=0.8, top_k=8)
-    request = dict(type="generate", prompt="Once upon a time", maxNewTokens=90, temperature=0.8, topK=8, seed=3)
+    request = dict(type="generate", prompt="Once upon a time", max_new_tokens=90, temperature=0.8, top_k=8, seed=3)
     *tokens, done = ask(node, request)
     ids, stop = [answer["id"] for answer in tokens], tokenizer.end_of_text_id
     expected = model.generate(prompt, 90, seed=3, stop_token=stop, **how)[len(prompt):]
@@ -356,9 +418,25 @@ def test_worker_generates_what_python_does(node, run, tokenizer):
     assert "".join(answer["text"] for answer in tokens) == done["text"] == tokenizer.decode(ids)
     assert (done["tokens"], done["ended"], done["cancelled"]) == (len(ids), stop in expected, False) and done["tokensPerSecond"] > 0
     with torch.inference_mode(): logits = model(torch.tensor([prompt]))[0, -1]
-    assert tokens[0]["surprise"] == pytest.approx(-logits.log_softmax(-1)[ids[0]].item() / math.log(2), abs=1e-3)
+    assert tokens[0]["logprob"] == pytest.approx(logits.log_softmax(-1)[ids[0]].item(), abs=1e-3)
     assert len(tokens[0]["bars"]) == 8 and sum(bar["probability"] for bar in tokens[0]["bars"]) == pytest.approx(1)
-    assert ask(node, dict(type="generate", ids=prompt, maxNewTokens=0))[0]["tokens"] == 0
+    assert ask(node, dict(type="generate", ids=prompt, max_new_tokens=0))[0]["tokens"] == 0
+
+
+@pytest.mark.parametrize("how", [dict(stop_strings=["e", "th"]), dict(stop_strings=" the"), dict(repetition_penalty=1.4, min_p=0.02)], ids=str)
+def test_worker_and_panel_send_the_same(node, run, tokenizer, how):
+    "Message for message, from JavaScript and from Python, but for rounding and speed."
+    model, folder = run
+    loaded(node, folder)
+    request = dict(type="generate", prompt="Once upon a time", max_new_tokens=80, seed=2, top_k=8, **how)
+    theirs, ours = ask(node, request), list(sampler_answers(model, tokenizer, request))
+    assert [set(answer) for answer in theirs] == [set(answer) for answer in ours]
+    for its, mine in zip(theirs, ours):
+        for name in ("type", "id", "text", "cut", "tokens", "ended", "cancelled"): assert its.get(name) == mine.get(name)
+        assert its.get("logprob") == pytest.approx(mine.get("logprob"), abs=1e-3)
+        assert [bar["id"] for bar in its.get("bars", [])] == [bar["id"] for bar in mine.get("bars", [])]
+    text, stops = theirs[-1]["text"], SamplingConfig(**how).stop_strings
+    assert not any(stop in text for stop in stops) and (theirs[-1]["ended"] or len(theirs) == 81)
 
 
 def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
@@ -371,11 +449,11 @@ def test_worker_stops_at_the_end_of_the_text(node, run, tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     save(model, tmp_path)
     loaded(node, tmp_path)
-    done = ask(node, dict(type="generate", maxNewTokens=5000, seed=1))[-1]
+    done = ask(node, dict(type="generate", max_new_tokens=5000, seed=1))[-1]
     assert done["ended"] and done["tokens"] < 5000 and "endoftext" not in done["text"]
 
 
-@pytest.mark.parametrize("how", [dict(temperature=0), dict(), dict(temperature=1.5, topK=50), dict(topP=0.9)], ids=str)
+@pytest.mark.parametrize("how", [dict(temperature=0), dict(), dict(temperature=1.5, top_k=50), dict(top_p=0.9)], ids=str)
 def test_worker_never_draws_ids_that_the_tokenizer_lacks(node, run, tokenizer, tmp_path, how):
     "A model with more rows than there are tokens, and those rows the likeliest: the page tells what Python tells without them."
     model = sharp_model(TransformerConfig(1300, 64, 32, 2, 2))
@@ -383,16 +461,15 @@ def test_worker_never_draws_ids_that_the_tokenizer_lacks(node, run, tokenizer, t
     model = save(model.half(), tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert loaded(node, tmp_path)[-1]["vocabSize"] == 1000
-    python = dict(zip(("temperature", "top_k", "top_p"), (how.get("temperature", 1.0), how.get("topK"), how.get("topP"))))
     prompt, stop = tokenizer.encode("Once upon a time"), tokenizer.end_of_text_id
-    expected = model.generate(prompt, 80, seed=5, stop_token=stop, vocab_size=1000, **python)[len(prompt):]
-    assert max(model.generate(prompt, 80, seed=5, **python)) >= 1000, "this test would prove nothing"
-    *tokens, done = ask(node, dict(type="generate", prompt="Once upon a time", maxNewTokens=80, seed=5, **how))
+    expected = model.generate(prompt, 80, seed=5, stop_token=stop, vocab_size=1000, **how)[len(prompt):]
+    assert max(model.generate(prompt, 80, seed=5, **how)) >= 1000, "this test would prove nothing"
+    *tokens, done = ask(node, dict(type="generate", prompt="Once upon a time", max_new_tokens=80, seed=5, **how))
     assert [answer["id"] for answer in tokens] == [i for i in expected if i != stop]
     with torch.inference_mode(): logits = model(torch.tensor([prompt]))[0, -1, :1000]
-    assert tokens[0]["surprise"] == pytest.approx(-logits.log_softmax(-1)[expected[0]].item() / math.log(2), abs=1e-3)
+    assert tokens[0]["logprob"] == pytest.approx(logits.log_softmax(-1)[expected[0]].item(), abs=1e-3)
     [answer] = ask(node, dict(type="distribution", prompt="Once upon a time", count=10, **how), until="bars")
-    probabilities, order = next_token_probs(logits, **python).topk(len(answer["bars"]))
+    probabilities, order = next_token_probs(logits, SamplingConfig(**how)).topk(len(answer["bars"]))
     assert [bar["id"] for bar in answer["bars"]] == order.tolist() and [bar["probability"] for bar in answer["bars"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
 
 
@@ -409,7 +486,7 @@ def test_worker_says_what_is_broken(node, run, tokenizer, tmp_path):
     assert refused(node, tmp_path) == "tokenizer.json has 1000 tokens, the model only 999: they do not belong together."
     assert ask(node, dict(type="generate"), until="error")[-1]["message"] == "The model is not loaded yet."
     loaded(node, folder)
-    assert ask(node, dict(type="generate", prompt="Once", maxNewTokens=2))[-1]["tokens"] == 2
+    assert ask(node, dict(type="generate", prompt="Once", max_new_tokens=2))[-1]["tokens"] == 2
 
 
 def refused(node, folder): return ask(node, dict(type="load", url=f"file://{folder}"), until="error")[-1]["message"]
@@ -417,7 +494,7 @@ def refused(node, folder): return ask(node, dict(type="load", url=f"file://{fold
 
 def test_worker_cancels_at_once(node, run):
     loaded(node, run[1])
-    request = dict(type="generate", prompt="Once", maxNewTokens=100_000, tag="a", seed=0)
+    request = dict(type="generate", prompt="Once", max_new_tokens=100_000, tag="a", seed=0)
     *tokens, done = ask(node, request, after=5, then=dict(type="cancel"))
     assert done["cancelled"] and done["tag"] == "a" and len(tokens) == done["tokens"] == 5
     then = dict(type="distribution", ids=list(range(40)), tag="b")
@@ -428,9 +505,9 @@ def test_worker_cancels_at_once(node, run):
 def test_worker_refuses(node, run):
     loaded(node, run[1])
     for request, words in ((dict(type="sing"), "There is no message of type sing."), (dict(type="generate", prompt="x" * 100), "reads at most 64"),
-                           (dict(type="generate", temperature=-1), "Temperature must be"), (dict(type="distribution", ids=[5000]), "id 5000")):
+                           (dict(type="generate", temperature=-1), "temperature is -1: a finite number of at least 0"), (dict(type="distribution", ids=[5000]), "id 5000")):
         assert words in ask(node, request, until="error")[-1]["message"]
-    assert ask(node, dict(type="generate", prompt="Once", maxNewTokens=2))[-1]["tokens"] == 2, "it does not go on after an error"
+    assert ask(node, dict(type="generate", prompt="Once", max_new_tokens=2))[-1]["tokens"] == 2, "it does not go on after an error"
 
 
 # ---- the tokenizer

@@ -129,16 +129,15 @@ def asked(panel, **message):
     return heard
 
 
-HOW = [dict(temperature=0), dict(), dict(temperature=1.3, topK=40), dict(topP=0.9)]
+HOW = [dict(temperature=0), dict(), dict(temperature=1.3, top_k=40), dict(top_p=0.9), dict(min_p=0.1, repetition_penalty=1.3)]
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_panel_never_draws_ids_that_the_tokenizer_lacks(how):
     model, tokenizer = small_pair()
-    *tokens, done = asked(Sampler(model, tokenizer), type="generate", prompt="Once", maxNewTokens=60, seed=0, **how)
+    *tokens, done = asked(Sampler(model, tokenizer), type="generate", prompt="Once", max_new_tokens=60, seed=0, **how)
     prompt, stop = tokenizer.encode("Once"), tokenizer.end_of_text_id
-    python = dict(temperature=how.get("temperature", 1.0), top_k=how.get("topK"), top_p=how.get("topP"))
-    expected = [i for i in model.generate(prompt, 60, seed=0, stop_token=stop, vocab_size=257, **python)[4:] if i != stop]
+    expected = [i for i in model.generate(prompt, 60, seed=0, stop_token=stop, vocab_size=257, **how)[4:] if i != stop]
     assert [answer["id"] for answer in tokens] == expected and done["type"] == "done"
     for answer in tokens + asked(Sampler(model, tokenizer), type="distribution", prompt="Once", count=300, **how):
         assert all(bar["id"] < 257 for bar in answer["bars"])
@@ -172,6 +171,37 @@ def test_whatever_goes_wrong_reaches_the_panel(question):
     assert asked(panel, **question)[-1]["type"] == whole["type"]
     for nonsense in (dict(prompt="no type"), dict(type=question["type"], prompt=7), dict(type=question["type"], prompt="x" * 40), dict(type=question["type"], prompt="\ud800")):
         assert asked(panel, **nonsense)[-1]["type"] == "error"
+
+
+def test_a_story_that_is_cancelled_ends_with_done_also_where_it_meets_an_error():
+    model, tokenizer = small_pair()
+    panel, heard, threads = Sampler(model, tokenizer), [], []
+
+    def hear(answer):
+        heard.append(answer)
+        if answer["type"] == "token" and len(threads) == 1:
+            threads.append(panel.answer(dict(type="cancel")))
+            panel.model.lm_head.weight.data.fill_(math.nan)
+
+    panel.send = hear
+    threads.append(panel.answer(dict(type="generate", prompt="Once", max_new_tokens=50)))
+    threads[0].join(100)
+    assert [answer["type"] for answer in heard] == ["token", "done"]
+    assert heard[-1]["cancelled"] and heard[-1]["tokens"] == 1
+
+
+def test_a_question_that_is_overtaken_has_no_answer():
+    model, tokenizer = small_pair()
+    panel, heard = Sampler(model, tokenizer), []
+    panel.send = heard.append
+    panel.request = 7  # a newer one than that of the question
+    panel._send_answers(dict(type="distribution", prompt="Once"), 3)
+    assert heard == [], "a `done` would end the story that the panel is being told"
+
+
+def test_a_message_that_nobody_knows_is_refused():
+    [answer] = asked(Sampler(*small_pair()), type="sing")
+    assert answer == dict(type="error", message="There is no message of type sing.")
 
 
 # ---- the mechanism

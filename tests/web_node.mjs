@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { Model } from "../lm336/web/model.js";
-import { darts, distribution, sample, surprise } from "../lm336/web/sampling.js";
+import { generateStream } from "../lm336/web/generation.js";
+import { darts, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 
 globalThis.fetch = async (url, { signal } = {}) => {                // Node's own takes no file: addresses
@@ -50,23 +51,19 @@ const commands = {
   },
   logits(ids) { model.reset(); return ids.map(id => Array.from(model.step(id))); },
   last(ids) { model.rewind(ids); let logits; for (const id of ids.slice(model.ids.length)) logits = model.step(id); return Array.from(logits); },
-  generate({ ids, count, seed, ...settings }) {
-    const next = darts(seed), drawn = [];
-    let logits;
+  // The stream of the model that was loaded; without the tokenizer, of which each id would be the Latin character.
+  generate({ ids, plain, ...settings }) {
+    const vocab = Array.from({ length: model.config.vocab_size }, (_, i) => String.fromCharCode(i % 128));
     model.reset();
-    for (const id of ids) logits = model.step(id);
-    while (drawn.length < count) {
-      drawn.push(sample(logits, next(), settings));
-      if (drawn.length < count) logits = model.step(drawn.at(-1));
-    }
-    return drawn;
+    return Array.from(generateStream(model, plain ? { vocab } : tokenizer, ids, settings), ({ id, logits, logprob, text, cut }) =>
+      ({ id, logits: Array.from(logits), logprob, text, cut }));
   },
-  distribution({ logits, count, ...settings }) {                    // JSON has no NaN: "NaN" and "Infinity" stand for them
-    const { ids, probabilities } = distribution(Float32Array.from(logits, Number), settings, count);
+  distribution({ logits, count, seen, ...settings }) {              // JSON has no NaN: "NaN" and "Infinity" stand for them
+    const { ids, probabilities } = distribution(Float32Array.from(logits, Number), samplingConfig(settings), count, seen);
     return [Array.from(ids), Array.from(probabilities)];
   },
-  sample: ({ logits, dart, ...settings }) => sample(Float32Array.from(logits, Number), dart, settings),
-  surprise: ({ logits, id }) => surprise(Float32Array.from(logits), id),
+  sample: ({ logits, dart, seen, ...settings }) => sample(Float32Array.from(logits, Number), dart, samplingConfig(settings), seen),
+  logProbability: ({ logits, id }) => logProbability(Float32Array.from(logits), id),
   darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
 };
 

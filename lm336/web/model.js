@@ -149,8 +149,15 @@ export class Model {
     this.ids.length = n;
   }
 
+  // Read a text, what is new of it: logits for the token after it.
+  read(ids) {
+    this.rewind(ids);
+    while (this.ids.length < ids.length - 1) this.step(ids[this.ids.length], false);
+    return this.step(ids.at(-1));
+  }
+
   // Read one more token: logits (vocab_size) for the next one; with head = false only remember it.
-  // Where the text outgrows the context, its last half is read anew, as Python does.
+  // When a text outgrows the context, the model forgets all but its newest half context, reads that anew, and carries on.
   step(id, head = true) {
     const { context_length: context, norm_eps: eps, vocab_size: vocab } = this.config;
     if (!(id >= 0 && id < vocab)) throw new Error(`Token id ${id} is not in the vocabulary of ${vocab}.`);

@@ -42,7 +42,7 @@
     else {
       show("telling", "Telling");
       text.textContent = prompt.value;
-      worker.postMessage({ type: "generate", prompt: prompt.value, temperature: Number(temperature.value), maxNewTokens: 400 });
+      worker.postMessage({ type: "generate", prompt: prompt.value, temperature: Number(temperature.value), max_new_tokens: 400 });
     }
   };
   load();

@@ -9,9 +9,9 @@ const HTML = `
     <label>Temperature <span class="value" aria-hidden="true"></span>
       <input name="temperature" type="range" min="0" max="2" step="0.05" value="0.8"></label>
     <label>Top-k <span class="value" aria-hidden="true"></span>
-      <input name="topK" type="range" min="0" max="100" step="1" value="0"></label>
+      <input name="top_k" type="range" min="0" max="100" step="1" value="0"></label>
     <label>Top-p <span class="value" aria-hidden="true"></span>
-      <input name="topP" type="range" min="0.05" max="1" step="0.05" value="1"></label>
+      <input name="top_p" type="range" min="0.05" max="1" step="0.05" value="1"></label>
     <label>Seed <input name="seed" type="number" min="0" step="1" value="0"></label>
     <div class="actions"><button type="submit">Tell a story</button></div>
     <progress max="1" value="0" hidden aria-label="Loading the model"></progress>
@@ -37,15 +37,15 @@ export function render({ model, el }) {
 
   const settings = () => ({
     prompt: fields.prompt.value, temperature: +fields.temperature.value,
-    topK: +fields.topK.value || undefined, topP: +fields.topP.value < 1 ? +fields.topP.value : undefined,
+    top_k: +fields.top_k.value || undefined, top_p: +fields.top_p.value < 1 ? +fields.top_p.value : undefined,
     seed: Math.max(0, Math.floor(+fields.seed.value || 0)),
   });
 
   function label() {
-    const { temperature, topK, topP } = settings();
+    const { temperature, top_k, top_p } = settings();
     showValue(fields.temperature, temperature.toFixed(2));
-    showValue(fields.topK, topK ?? "all");
-    showValue(fields.topP, topP?.toFixed(2) ?? "all");
+    showValue(fields.top_k, top_k ?? "all");
+    showValue(fields.top_p, top_p?.toFixed(2) ?? "all");
   }
 
   const showBars = list => drawBars(bars, list.map(({ text, probability }) =>
@@ -65,7 +65,7 @@ export function render({ model, el }) {
   function tell() {
     text.replaceChildren(fields.prompt.value);
     become("telling", "Telling");
-    model.send({ type: "generate", ...settings(), maxNewTokens: 400, count: 10 });
+    model.send({ type: "generate", ...settings(), max_new_tokens: 400, count: 10 });
   }
 
   const answers = {
@@ -76,7 +76,8 @@ export function render({ model, el }) {
       if (failed && state === "ready") become("ready");
       failed = false;
     },
-    token({ text: piece, surprise, bars }) {
+    token({ text: piece, logprob, bars }) {
+      const surprise = -logprob / Math.LN2;
       const span = document.createElement("span");
       span.textContent = piece;
       span.title = `${surprise.toFixed(1)} bits`;

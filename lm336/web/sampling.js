@@ -1,4 +1,4 @@
-// lm336/generation.py in the page: from logits to the next token by temperature, top-k, top-p.
+// lm336/generation.py in the page: from logits to the next token.
 
 import { softmax } from "./model.js";
 
@@ -25,47 +25,77 @@ function checkScores(logits) {
     throw new Error(`The model's scores cannot be drawn from: the largest is ${top}. Its weights may be damaged.`);
 }
 
-function check(value, allowed, sentence) {
-  if (value != null && !(Number.isFinite(value) && allowed)) throw new Error(`${sentence}, not ${value}.`);
+// The settings, named as SamplingConfig's fields in Python and refused in the same words; null stands for none.
+export function samplingConfig({ temperature, top_k, top_p, min_p, repetition_penalty, seed, stop_token, stop_strings } = {}) {
+  const whole = Number.isInteger, finite = Number.isFinite;
+  const need = (name, value, holds, needed) => { if (value != null && !holds(value)) throw new Error(`${name} is ${value}: ${needed}.`); };
+  need("temperature", temperature, x => finite(x) && x >= 0, "a finite number of at least 0 is needed");
+  need("top_k", top_k, x => whole(x) && x >= 1, "a whole number of at least 1 is needed, or null");
+  need("top_p", top_p, x => finite(x) && x > 0 && x <= 1, "a number above 0 and up to 1 is needed, or null");
+  need("min_p", min_p, x => finite(x) && x >= 0 && x <= 1, "a number from 0 to 1 is needed, or null");
+  need("repetition_penalty", repetition_penalty, x => finite(x) && x > 0, "a finite number above 0 is needed");
+  need("seed", seed, whole, "a whole number is needed, or null");
+  need("stop_token", stop_token, whole, "a whole number is needed, or null");
+  const strings = [stop_strings ?? []].flat();
+  need("stop_strings", strings, all => all.every(text => text && typeof text === "string"), "texts of at least one character are needed");
+  return { temperature: temperature ?? 1, top_k, top_p, min_p, repetition_penalty: repetition_penalty ?? 1, seed, stop_token, stop_strings: strings };
 }
 
-// Probabilities and their ids, likeliest first; ids are null for all of the vocabulary in its order.
-function shortlist(logits, { temperature = 1, topK, topP } = {}) {
-  check(temperature, temperature >= 0, "Temperature must be 0 or more");
-  check(topK, topK >= 1 && topK % 1 === 0, "Top-k must be a whole number of 1 or more");
-  check(topP, topP > 0 && topP <= 1, "Top-p must be above 0 and at most 1");
-  checkScores(logits);
+// Scores that make the ids in `seen` less likely (Keskar et al. 2019, section 4.1).
+function penalise(logits, seen, penalty) {
+  const out = logits.slice();
+  for (const id of new Set(seen)) if (id < out.length) out[id] = out[id] > 0 ? out[id] / penalty : out[id] * penalty;
+  return out;
+}
+
+// What of `probabilities` passes `keep`, made to add up to 1 again.
+function keepSome(probabilities, ids, keep) {
+  const kept = [...probabilities.keys()].filter(keep), sum = kept.reduce((sum, i) => sum + probabilities[i], 0);
+  return [pick(probabilities, kept).map(p => p / sum), Uint32Array.from(kept, i => ids ? ids[i] : i)];
+}
+
+// Probabilities and their ids, in the order of top-k and top-p; ids are null for all of the vocabulary in its order.
+// config: what samplingConfig gives; seen: the ids so far. First the penalty, then temperature, top-k, top-p, min-p.
+function shortlist(logits, { temperature, top_k, top_p, min_p, repetition_penalty }, seen) {
   let ids = null;
-  if (temperature === 0) topK = temperature = 1;
-  if (topK && topK < logits.length) logits = pick(logits, ids = largest(logits, topK));
+  if (repetition_penalty !== 1) logits = penalise(logits, seen, repetition_penalty);
+  checkScores(logits);
+  if (temperature === 0) top_k = temperature = 1;
+  if (top_k && top_k < logits.length) logits = pick(logits, ids = largest(logits, top_k));
   let probabilities = softmax(logits.slice(), 1 / Math.max(temperature, 1e-300));
-  if (topP && topP < 1) {
+  if (top_p && top_p < 1) {
     if (!ids) probabilities = pick(probabilities, ids = largest(probabilities));
     let likelier = 0, kept = 0;   // the probability of all likelier tokens
-    while (kept < ids.length && Math.fround(likelier) < topP) likelier += probabilities[kept++];
+    while (kept < ids.length && Math.fround(likelier) < top_p) likelier += probabilities[kept++];
     ids = ids.slice(0, kept);
     probabilities = probabilities.slice(0, kept).map(p => p / likelier);
+  }
+  if (min_p) {
+    const least = min_p * probabilities.reduce((a, b) => Math.max(a, b));
+    [probabilities, ids] = keepSome(probabilities, ids, i => probabilities[i] >= least);
   }
   return { ids, probabilities };
 }
 
 // The `count` likeliest of the tokens that can be drawn.
-export function distribution(logits, settings, count) {
-  const { ids, probabilities } = shortlist(logits, settings), order = largest(probabilities, count);
+export function distribution(logits, config, count, seen = []) {
+  const { ids, probabilities } = shortlist(logits, config, seen), order = largest(probabilities, count);
   return { ids: ids ? order.map(i => ids[i]) : order, probabilities: pick(probabilities, order) };
 }
 
-// The token that a dart hits, a number from 0 to below 1.
-export function sample(logits, dart, settings) {
-  const { ids, probabilities } = shortlist(logits, settings), goal = dart * probabilities.reduce((a, b) => a + b);
-  let i = 0, end = probabilities[0];
-  while (end <= goal && i + 1 < probabilities.length) end += probabilities[++i];
-  return ids ? ids[i] : i;
+// The token that a dart hits, a number from 0 to below 1. The pieces lie in the order of the vocabulary.
+export function sample(logits, dart, config, seen = []) {
+  const { ids, probabilities } = shortlist(logits, config, seen), goal = dart * probabilities.reduce((a, b) => a + b);
+  const order = ids && Uint32Array.from(ids.keys()).sort((a, b) => ids[a] - ids[b]), at = i => order ? order[i] : i;
+  let i = 0, end = probabilities[at(0)];
+  while (end <= goal && i + 1 < probabilities.length) end += probabilities[at(++i)];
+  return ids ? ids[at(i)] : i;
 }
 
-// -log2 of a token's probability at temperature 1, in bits.
-export function surprise(logits, id) {
-  return -Math.log2(softmax(Float64Array.from(logits), 1)[id]);
+// ln of the probability that the model itself gives a token: no penalty, temperature 1, nothing cut off.
+export function logProbability(logits, id) {
+  const top = logits.reduce((a, b) => Math.max(a, b));
+  return logits[id] - top - Math.log(logits.reduce((sum, x) => sum + Math.exp(x - top), 0));
 }
 
 // torch.rand of torch.Generator().manual_seed(seed), which is MT19937 (Matsumoto & Nishimura 1998).

@@ -1,7 +1,8 @@
 // The model off the main thread: new Worker("worker.js", { type: "module" }).
 // README.md lists its messages.
 import { Model, downloadJSON, sentence } from "./model.js";
-import { darts, distribution, sample, surprise } from "./sampling.js";
+import { generateStream } from "./generation.js";
+import { distribution, samplingConfig } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 
 let model, tokenizer, download, job = 0;
@@ -23,10 +24,7 @@ async function load({ url }, say) {
   say({ type: "ready", config: model.config, vocabSize: tokens });
 }
 
-// The scores of the tokenizer's tokens: rows of the model that no token belongs to are never drawn.
-const known = logits => logits.subarray(0, tokenizer.vocab.length);
-
-// Logits after a prompt, reading only what is new to the model; null if something else has begun.
+// The ids of a prompt, all but the last read by the model; null if something else has begun.
 async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine, weights) {
   if (!ids.length) ids = [tokenizer.endOfText ?? 0];   // a new document
   const context = model.config.context_length;
@@ -39,41 +37,47 @@ async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine, weigh
     await breathe();
     if (job !== mine) return null;
   }
-  return known(model.step(ids.at(-1)));
+  return ids;
 }
 
-function bars(logits, request) {
-  const { ids, probabilities } = distribution(logits, request, request.count ?? 10);
+// The tokens that are likeliest to be drawn. Rows of the model that no token belongs to never are.
+function bars(logits, request, seen) {
+  const known = logits.subarray(0, tokenizer.vocab.length);
+  const { ids, probabilities } = distribution(known, samplingConfig(request), request.count ?? 10, seen);
   return Array.from(ids, (id, i) => ({ id, text: tokenizer.decode([id]), probability: probabilities[i] }));
 }
 
 async function look(request, say, mine) {
-  const logits = await read(request, mine);
-  if (logits) say({ type: "bars", bars: bars(logits, request) });
+  const ids = await read(request, mine);
+  if (ids) say({ type: "bars", bars: bars(model.read(ids), request, new Set(ids)) });
 }
 
 async function attention(request, say, mine) {
   const weights = [];
   model.reset();
-  if (await read(request, mine, weights))
-    say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
+  const ids = await read(request, mine, weights);
+  if (!ids) return;
+  model.read(ids);
+  say({ type: "attention", tokens: model.ids.map(id => tokenizer.decode([id])), weights });
 }
 
 async function generate(request, say, mine) {
-  const { maxNewTokens = 200, seed = Math.random() * 2 ** 32 } = request;
-  const next = darts(seed), decode = tokenizer.decoder();
-  let logits = await read(request, mine), tokens = 0, text = "", ended = false;
-  const start = performance.now();
-  while (job === mine && tokens < maxNewTokens) {
-    const id = sample(logits, next(), request), piece = decode(id);
-    if (ended = id === tokenizer.endOfText) break;
+  const ids = await read(request, mine), seen = new Set(ids), start = performance.now();
+  const settings = { ...request, max_new_tokens: request.max_new_tokens ?? 200, stop_token: request.stop_token ?? tokenizer.endOfText };
+  let tokens = 0, text = "", ended = false;
+  if (ids) for (const { id, logits, logprob, text: piece, cut } of generateStream(model, tokenizer, ids, settings)) {
+    if (id === settings.stop_token) break;
     text += piece;
-    say({ type: "token", id, text: piece, surprise: surprise(logits, id), bars: bars(logits, request) });
-    if (++tokens < maxNewTokens) logits = known(model.step(id));
+    tokens++;
+    ended = cut;                         // by a stop string within this token
+    say({ type: "token", id, text: piece, logprob, cut, bars: bars(logits, request, seen) });
+    seen.add(id);
     await breathe();
+    if (job !== mine) break;
   }
-  const tokensPerSecond = 1000 * tokens / (performance.now() - start) || 0;
-  say({ type: "done", tokens, text: text + (ended ? "" : decode()), tokensPerSecond, ended, cancelled: job !== mine });
+  const cancelled = job !== mine, tokensPerSecond = 1000 * tokens / (performance.now() - start) || 0;
+  ended ||= !cancelled && tokens < settings.max_new_tokens;
+  say({ type: "done", tokens, text, tokensPerSecond, ended, cancelled });
 }
 
 self.onmessage = async ({ data }) => {

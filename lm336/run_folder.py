@@ -1,0 +1,95 @@
+"""What a run's folder says of itself, and whether its files belong together.
+
+run.json holds what a run was trained on, by which numbers, and the digests of its files."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .files import read_json, sha256
+from .tokenizer import Tokenizer
+from .transformer import Transformer
+
+__all__ = ["check_digests", "load_run", "read_run", "run_digests"]
+
+
+def read_run(
+    folder: str | os.PathLike,  # a run folder, as `lm336_pretrain` leaves it
+) -> dict[str, Any]:  # run.json: data, model, training, and the digests of its files
+    """A run's description.
+
+    `InputError` for a folder that is not a run, or whose run.json does not describe one."""
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is not a run folder: it has no run.json "
+            "(lm336_pretrain and lm336_demo make one)"
+        )
+    run: Any = read_json(path)
+    run.setdefault("digests", {})  # the runs of the first edition have none
+    kinds: dict[str, tuple[type, str]] = {
+        "data": (str, "the name of a text"),
+        "model": (dict, "an object"),
+        "training": (dict, "an object"),
+        "digests": (dict, "an object"),
+    }
+    for name, (kind, needed) in kinds.items():
+        if not isinstance(run.get(name), kind):
+            raise InputError(
+                f"{path} does not describe a run: {name} must be there and be {needed}"
+            )
+    return run
+
+
+def run_digests(
+    folder: str | os.PathLike,  # a run folder
+) -> dict[str, str]:  # file -> SHA-256, for run.json
+    "The digests of the files that a run begins with: the tokenizer and the tokens."
+    names = ("tokenizer.json", "data/train.npy", "data/valid.npy")
+    return {name: sha256(Path(folder) / name) for name in names}
+
+
+def check_digests(
+    folder: str | os.PathLike,  # a run folder
+    run: dict[str, Any],  # its description, as `read_run` returns it
+    *names: str,  # of files; one that is not there is for its reader to miss
+):
+    "`InputError` for a file that is not the one that the run was begun with, or has written."
+    for name in names:
+        path, expected = Path(folder) / name, run["digests"].get(name)
+        if expected is not None and path.exists() and sha256(path) != expected:
+            raise InputError(
+                f"{path} is not this run's own: its SHA-256 differs from the one in "
+                "run.json, so it was changed, damaged, or belongs to another run"
+            )
+
+
+def load_run(
+    folder: str | os.PathLike,  # a run folder
+    device: str | torch.device = "cpu",  # where the model goes
+) -> tuple[dict[str, Any], Transformer, Tokenizer]:  # description, model, its tokenizer
+    """Open a run.
+
+    `InputError` where a file is missing, damaged or of another run."""
+    from .fast_model import make_fast
+
+    run = read_run(folder)
+    check_digests(folder, run, "tokenizer.json", "model.safetensors")
+    model = make_fast(Transformer.from_pretrained(folder, device=device))
+    tokenizer = Tokenizer.from_pretrained(folder)
+    for name, value in asdict(model.config).items():
+        if run["model"].get(name, value) != value:
+            raise InputError(
+                f"{folder}: {name} is {run['model'][name]!r} in run.json and {value!r} in "
+                "config.json: one of the two was changed, or belongs to another run"
+            )
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
+            f"{model.config.vocab_size:,}: one of the two belongs to another run"
+        )
+    return run, model, tokenizer

@@ -1,0 +1,302 @@
+"Steps and draws in fewer operations, against the model and the sampler themselves."
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm336.fast_generation import (
+    PACKING,
+    Decoder,
+    TextPieces,
+    fast_sample,
+    fast_step,
+    mkl_product,
+    onednn_product,
+    pick_product,
+    plain_product,
+)
+from lm336.generation import KVCache, SamplingConfig, Token, generate, sample
+from lm336.transformer import Transformer, TransformerConfig
+
+
+def opinionated(num_rows, dtype=torch.float64, **options):
+    "A model whose norms' weights are not all 1."
+    torch.manual_seed(num_rows)
+    config = TransformerConfig(40, 24, d_model=32, num_layers=3, num_heads=4, **options)
+    model = Transformer(config)
+    for name, p in model.named_parameters():
+        if "ln" in name:
+            p.data.uniform_(0.5, 2)
+    return model.to(dtype)
+
+
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 0.1}
+
+
+def check_decoder(model, start):
+    "A decoder's logits and cache, step by step, against the model's."
+    rows, dtype = len(start), model.lm_head.weight.dtype
+    ids = torch.randint(40, (rows, 24), generator=torch.Generator().manual_seed(0))
+    start = start if any(start) else None
+    tolerance = TOLERANCE[dtype]
+    with torch.inference_mode():
+        plain, fast = (KVCache(model.config, rows, start=start, dtype=dtype) for _ in range(2))
+        for cache in (plain, fast):
+            model(ids[:, :8], cache)
+        decoder = Decoder(model, rows)
+        for new in ids[:, 8:].T:
+            ours, theirs = decoder(new, fast), model(new[:, None], plain)[:, -1]
+            assert ours.dtype == dtype
+            assert (ours - theirs).norm() < tolerance * theirs.norm()
+        assert fast.length == plain.length == 24
+        for mine, its in ((fast.keys, plain.keys), (fast.values, plain.values)):
+            mine, its = mine[..., 8:24, :], its[..., 8:24, :]
+            assert (mine - its).norm() < tolerance * its.norm()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+@pytest.mark.parametrize("start", [[0], [0, 0, 0], [3, 0], [7, 1, 0, 5, 2]], ids=str)
+def test_decoder_equals_the_model(start, dtype, tie_embeddings):
+    model = opinionated(len(start), dtype, tie_embeddings=tie_embeddings)
+    assert Decoder.fits(model)
+    check_decoder(model, start)
+
+
+def refuses(*_):
+    raise RuntimeError("not on this processor")
+
+
+def wants_more(x, weight, shape, bias, rows, another):
+    return x
+
+
+HIDDEN = dict(
+    missing=SimpleNamespace(),
+    refusing=SimpleNamespace(
+        _mkl_reorder_linear_weight=refuses,
+        _mkl_linear=refuses,
+        _is_mkldnn_bf16_supported=lambda: True,
+        _reorder_linear_weight=refuses,
+        _linear_pointwise=refuses,
+    ),
+    changed=SimpleNamespace(
+        _mkl_reorder_linear_weight=lambda weight, rows: weight,
+        _mkl_linear=wants_more,
+        _is_mkldnn_bf16_supported=lambda: True,
+        _reorder_linear_weight=lambda weight, rows: weight,
+        _linear_pointwise=lambda x, weight: x,
+    ),
+    wrong=SimpleNamespace(
+        _mkl_reorder_linear_weight=lambda weight, rows: weight,
+        _mkl_linear=lambda x, *_: 2 * x,
+        _is_mkldnn_bf16_supported=lambda: True,
+        _reorder_linear_weight=lambda weight, rows: weight,
+        _linear_pointwise=lambda x, *_: 2 * x,
+    ),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_without_the_private_operations_the_public_ones_do(monkeypatch, hidden, dtype):
+    monkeypatch.setattr(torch.ops, "mkl", HIDDEN[hidden])
+    monkeypatch.setattr(torch.ops, "mkldnn", HIDDEN[hidden])
+    for rows in (1, 3):
+        assert pick_product(torch.device("cpu"), dtype, rows) is plain_product
+    check_decoder(opinionated(3, dtype), [3, 0, 1])
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 7])
+@pytest.mark.parametrize("shape", [(12, 8), (7, 33), (1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "pack, dtype",
+    [
+        (plain_product, torch.float64),
+        (plain_product, torch.float32),
+        (mkl_product, torch.float32),
+        (onednn_product, torch.bfloat16),
+    ],
+)
+def test_products(pack, dtype, shape, num_rows):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator, dtype=dtype)
+    x = torch.randn(num_rows, shape[1], generator=generator, dtype=dtype)
+    added = torch.randn(num_rows, shape[0], generator=generator, dtype=dtype)
+    try:
+        multiply = pack(weight, num_rows)
+    except (AttributeError, RuntimeError) as error:
+        pytest.skip(f"{pack.__name__}: {error}")
+    exact = x.double() @ weight.double().T
+    limit = 5e-2 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(multiply(x).double(), exact, rtol=limit, atol=limit)
+    kept = added.clone()
+    exact += kept.double()
+    torch.testing.assert_close(multiply(x, added).double(), exact, rtol=limit, atol=limit)
+    assert torch.equal(added, kept), "what is added belongs to somebody else"
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, x):
+        return 0 * x
+
+
+def changed(model):
+    model.layers[1].ffn = Nothing()
+
+
+def patched(model):
+    model.layers[0].ffn.forward = lambda x: 0 * x
+
+
+def without_positions(model):
+    for block in model.layers:
+        block.attn.rope = None
+
+
+@pytest.mark.parametrize("change", [changed, patched, without_positions])
+def test_a_changed_model_is_stepped_by_its_own_code(change):
+    "A decoder would pass by what was changed."
+    model, greedy = opinionated(1), SamplingConfig(temperature=0)
+    assert Decoder.fits(model)
+    change(model)
+    assert not Decoder.fits(model)
+    text = [1, 2]
+    for _ in range(20):
+        with torch.no_grad():
+            text.append(int(model(torch.tensor([text]))[0, -1].argmax()))
+    assert generate(model, [1, 2], 20, greedy) == text
+
+
+def test_who_listens_hears_every_step():
+    model, heard = opinionated(1), []
+    model.layers[0].attn.register_forward_hook(lambda *_: heard.append(1))
+    assert not Decoder.fits(model)
+    generate(model, [1, 2], 20)
+    assert len(heard) == 20, "the prompt, then one step for each token but the last"
+
+
+def test_a_subclass_and_autocast_are_stepped_by_the_model():
+    class Mine(Transformer):
+        pass
+
+    assert not Decoder.fits(Mine(TransformerConfig(9, 8, 8, 1, 1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not Decoder.fits(opinionated(1, torch.float32))
+
+
+def test_weights_changed_between_two_calls_are_seen():
+    model, greedy = opinionated(1), SamplingConfig(temperature=0)
+    before = generate(model, [1, 2], 22, greedy)
+    for p in model.lm_head.parameters():
+        p.data.neg_()
+    assert generate(model, [1, 2], 22, greedy) != before
+
+
+def test_few_steps_are_taken_by_the_model():
+    model = opinionated(2)
+    assert isinstance(fast_step(model, 2, PACKING + 1), Decoder)
+    step = fast_step(model, 2, PACKING)
+    assert not isinstance(step, Decoder)
+    with torch.inference_mode():
+        caches = [KVCache(model.config, 2, dtype=torch.float64) for _ in range(2)]
+        new = torch.tensor([3, 4])
+        theirs = model(new[:, None], caches[1])[:, -1]
+        assert torch.equal(step(new, caches[0]), theirs)
+        assert caches[0].length == 1
+
+
+# ---------------------------------------------------------------- drawing
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 60),
+    st.sampled_from([0, 0.3, 1.0, 2.5]),
+    st.none() | st.integers(1, 70),
+    st.none() | st.floats(0.0137, 1),
+    st.none() | st.floats(0, 0.9937),
+    st.sampled_from([1.0, 1.7, 0.6]),
+    st.integers(0, 10_000),
+)
+def test_fast_sample_is_sample(vocab, temperature, top_k, top_p, min_p, penalty, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(40, vocab, generator=generator, dtype=torch.float64)
+    darts = torch.rand(40, generator=generator, dtype=torch.float64)
+    seen = torch.rand(40, vocab, generator=generator) < 0.3
+    config = SamplingConfig(temperature, top_k, top_p, min_p, penalty)
+    expected = sample(logits, darts, config, seen)
+    assert torch.equal(fast_sample(logits, darts, config, seen), expected)
+    assert torch.equal(
+        fast_sample(logits[0], darts[0], config), sample(logits[0], darts[0], config)
+    )
+
+
+@pytest.mark.parametrize("setting", [dict(temperature=0), dict(top_k=2), dict()], ids=str)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_fast_sample_says_what_cannot_be_drawn_from(setting, wrong, dtype):
+    config = SamplingConfig(**setting)
+    for place in range(5):
+        logits = torch.arange(5.0, dtype=dtype).repeat(2, 1)
+        logits[1, place] = wrong
+        with pytest.raises(FloatingPointError, match="the largest is (nan|inf)"):
+            fast_sample(logits, torch.tensor([0.5, 0.5]), config)
+    nothing = torch.full((5,), -math.inf, dtype=dtype)
+    with pytest.raises(FloatingPointError, match="the largest is -inf"):
+        fast_sample(nothing, torch.tensor(0.5), config)
+
+
+# ---------------------------------------------------------------- waiting
+
+
+class Spelled:
+    "A tokenizer whose ids are indices into a list of bytes."
+
+    def __init__(self, *tokens):
+        self.vocab = dict(enumerate(tokens))
+
+
+def told(tokens, *stop_strings):
+    "What is given at each step."
+    pieces, steps = TextPieces(Spelled(*tokens), stop_strings), []
+    for i in range(len(tokens)):
+        last = i == len(tokens) - 1
+        given = pieces.add(Token(i, torch.zeros(1)), last)
+        steps.append([(token.id, token.text) for token in given])
+        if pieces.stopped:
+            break
+    return steps
+
+
+def test_a_token_waits_no_longer_than_it_must():
+    assert told([b"ab", b"c", b"x"], "bcd") == [[], [], [(0, "ab"), (1, "c"), (2, "x")]]
+    assert told([b"x", b"ab", b"ca", b"z"], "bcd") == [
+        [(0, "x")],
+        [],
+        [(1, "ab"), (2, "ca")],
+        [(3, "z")],
+    ]
+    assert told([b"aa", b"a", b"b"], "aab") == [[], [], [(0, "a")]]
+
+
+def test_half_a_character_waits():
+    snowman = "☃".encode()
+    assert told([b"a" + snowman[:1], snowman[1:], b"b"]) == [
+        [],
+        [(0, "a"), (1, "☃")],
+        [(2, "b")],
+    ]
+    assert told([snowman[:1], b"b"]) == [[], [(0, ""), (1, "\ufffdb")]]
+    assert told([b"b", snowman[:2]]) == [[(0, "b")], [(1, "\ufffd")]]
+    assert told([b"b", snowman[:1], snowman[1:]], "☃") == [[(0, "b")], [], []]
+
+
+def test_the_stop_string_that_ends_first_counts():
+    assert told([b"xabc"], "abc", "b") == [[(0, "xa")]]
+    assert told([b"xabc"], "abc", "bc") == [[(0, "x")]]
+    assert told([b"xa", b"b", b"c"], "abc", "b") == [[], [(0, "xa")]]
