@@ -69,7 +69,8 @@ class FastTrainer(Trainer):
         place = pick_device(device)
         self.rank, self.num_processes = process_group(place)
         check_training(config, place)
-        super().__init__(make_fast(model.to(place)), train_tokens, valid_tokens, config, folder)
+        model = make_fast(model.to(place))
+        super().__init__(model, train_tokens, valid_tokens, config, folder)
         self.device = place
         self.precision = config.precision
         if config.precision == "auto":
