@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lm336"
 
-FOUNDATION = ["errors", "files", "tensors"]
+FOUNDATION = ["errors", "files", "folders", "tensors"]
 MAIN_LINE = [
     "corpus", "bpe", "tokenizer_json", "tokenizer", "dataset",
     "embeddings", "rope", "attention", "block", "transformer",
@@ -59,16 +59,17 @@ LINES = 250  # of a room of the main line, blanks and docstrings aside
 # What does not hold yet. A module that holds is taken out.
 NOT_YET_IN_ORDER: set[str] = set()
 DONE = {  # rooms to which every rule of the house applies
+    "corpus", "grammar", "download",
     "bpe", "tokenizer_json", "tokenizer", "dataset", "fast_bpe",
     "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
     "training", "fast_trainer", "fast_training", "report",
     "embeddings", "rope", "attention", "block", "transformer", "fast_model",
+    "evaluation", "accounting",
 }
 NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
 NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
 NOT_YET_SHORT = {
-    "corpus",
-    "runs", "generation", "evaluation",
+    "runs", "generation",
 }
 NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
 NOT_YET_RENAMED = {"experiments.experiments"}
