@@ -152,7 +152,7 @@ def _no_mask(original: Callable) -> Callable:
 def nothing_beats_the_entropy():
     "On fair dice, a validation loss is not below ln 8, by more than luck explains."
     rng = np.random.default_rng(0)
-    die = dict(vocab_size=8, context_length=16, d_model=32, num_layers=1, num_heads=2)
+    die: dict[str, Any] = dict(vocab_size=8, context_length=16, d_model=32, num_layers=1, num_heads=2)
     with TemporaryDirectory() as folder:
         tosses = rng.integers(8, size=50_000)
         run = tiny_trainer(folder, tosses, TransformerConfig(**die), max_steps=80)

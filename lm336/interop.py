@@ -204,7 +204,7 @@ def _our_config(values: dict, path: Path) -> TransformerConfig:
     if not isinstance(rotations, dict):
         raise InputError(f"{path}: the rotations' settings are {shown(rotations)}; "
                          "an object is expected")
-    said = _LLAMA | values
+    said: dict[str, Any] = _LLAMA | values
     if "rope_theta" in rotations:
         said["rope_theta"] = rotations["rope_theta"]
     fields = {ours: said.get(theirs) for ours, theirs in _CONFIG_NAMES.items()}
