@@ -34,12 +34,18 @@ from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
 from .evaluation import entropy_floor, evaluate
-from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
+from lm336.files import (
+    append_json_line,
+    clear_leftovers,
+    made_once,
+    read_json_lines,
+    write_json,
+)
 from .generation import KVCache
 from .grammar import stories_size
 from .loss import bits_per_byte
-from .tokenizer import Tokenizer
 from .runs import Run
+from .tokenizer import Tokenizer
 from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
 
@@ -116,7 +122,8 @@ def without_positions(
 ):
     "No rotation of queries and keys."
     for block in model.layers:
-        block.get_submodule("attn").rope = None
+        attention: Any = block.get_submodule("attn")
+        attention.rope = None
 
 # %% ../nbs/17_experiments.ipynb #fecc7679
 class SiLUFeedForward(nn.Module):
@@ -342,7 +349,7 @@ def run_variant(
 ) -> dict:                  # what was measured
     "Train and score one variant once."
     shape = TransformerConfig(**SCALES[scale]["model"] | variant.model)
-    settings = SCALES[scale]["training"] | variant.training | dict(seed=seed)
+    settings: dict[str, Any] = SCALES[scale]["training"] | variant.training | dict(seed=seed)
     config = TrainingConfig(**settings, save_interval=settings["max_steps"])
     files = prepare_once(data, shape.vocab_size, cache)
     torch.manual_seed(seed)

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
-from .attention import reorder_rows
 from .errors import END_OF_TEXT, InputError
+from .fast_model import reorder_rows, to_halves, to_neighbours
 from .files import atomic_path, read_json, sha256, sync, write_json
-from .rope import to_halves, to_neighbours
 from .tensors import load_tensors, save_tensors
 from .tokenizer import Tokenizer
 from .transformer import Transformer, TransformerConfig, check_room, parameter_shapes
@@ -205,7 +204,7 @@ def _our_config(values: dict, path: Path) -> TransformerConfig:
     if not isinstance(rotations, dict):
         raise InputError(f"{path}: the rotations' settings are {shown(rotations)}; "
                          "an object is expected")
-    said = _LLAMA | values
+    said: dict[str, Any] = _LLAMA | values
     if "rope_theta" in rotations:
         said["rope_theta"] = rotations["rope_theta"]
     fields = {ours: said.get(theirs) for ours, theirs in _CONFIG_NAMES.items()}
