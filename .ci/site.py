@@ -13,6 +13,7 @@ import sys
 import textwrap
 
 from execnb.nbio import mk_cell, read_nb, write_nb
+from fastcore import docments
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 
@@ -99,11 +100,24 @@ def assets(to):
         shutil.copy(demo/name, to/"model")
 
 
+def as_written(thing, **options):
+    "`inspect.signature`; an annotation that only type checkers can read stays as it is written."
+    try:
+        return inspect.signature(thing, **options)
+    except NameError:
+        return inspect.signature(thing)
+
+
 def proc():
+    docments.signature = as_written  # nbdev's processes are forked from this one
     proc_nbs(n_workers=2, force=True)
-    shutil.copy(ROOT/"_quarto.yml", PROC/"_quarto.yml")     # nbs/ holds a link to it, a line of text where git makes no links
+    # nbs/ holds a link to it, a line of text where git makes no links
+    shutil.copy(ROOT / "_quarto.yml", PROC / "_quarto.yml")
     paths = list(PROC.glob("*.ipynb"))
-    described = {name.lower() for path in paths for name in re.findall(r"###+ ([\w.]+)\\n", path.read_text(encoding="utf-8"))}
+    described = set()
+    for path in paths:
+        titles = re.findall(r"###+ ([\w.]+)\\n", path.read_text(encoding="utf-8"))
+        described |= {name.lower() for name in titles}
     for path in paths:
         mend(path, described)
     assets(PROC)

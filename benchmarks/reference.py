@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import common
-from lm336.cli import run_preset
+from lm336.cli import begin_run
 from lm336.files import read_json
 
 MINUTES = {"full": 20, "quick": 2}
@@ -36,7 +36,7 @@ def main():
     args = common.parse(parser)
     if args.preset == PRESET and not torch.cuda.is_available():
         common.skip("needs a CUDA GPU: the reference run would take a CPU a day or so")
-    score, _ = run_preset(args.preset, args.out, **(QUICK if args.quick else {}))
+    score, _ = begin_run(args.preset, args.out, **(QUICK if args.quick else {}))
     run = read_json(args.out / "accounting.json")
     tokens_per_second = run["tokens"] / run["seconds"]
     share_of_peak = run["flops"] / run["seconds"] / run["product_speed"]

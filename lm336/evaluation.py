@@ -20,7 +20,6 @@ from .loss import bits_per_byte, perplexity
 from .tokenizer import Tokenizer
 from .transformer import Transformer
 
-
 # %% ../nbs/15_evaluation.ipynb #6e22061c
 def sliding_windows(
     num_tokens: int,  # length of the text
@@ -42,8 +41,7 @@ def sliding_windows(
 
 # %% ../nbs/15_evaluation.ipynb #15a00001
 def _window_losses(
-    model: Transformer,
-    text: np.ndarray,  # (num_tokens,)
+    model: Transformer, text: np.ndarray,  # (num_tokens,) ids
     windows: list[tuple[int, int, int]],  # of one length, as `sliding_windows` gives them
     start_id: int | None,  # the id before the first token
 ) -> np.ndarray:  # (windows, length) nats
@@ -112,7 +110,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         "exp of the mean cross entropy."
-        return perplexity(self.nats_per_token)
+        return float(perplexity(self.nats_per_token))
 
     @property
     def bits_per_byte(self) -> float:

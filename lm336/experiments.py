@@ -34,12 +34,18 @@ from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
 from .evaluation import entropy_floor, evaluate
-from .files import append_json_line, clear_leftovers, made_once, read_json_lines, write_json
+from lm336.files import (
+    append_json_line,
+    clear_leftovers,
+    made_once,
+    read_json_lines,
+    write_json,
+)
 from .generation import KVCache
 from .grammar import stories_size
 from .loss import bits_per_byte
-from .tokenizer import Tokenizer
 from .runs import Run
+from .tokenizer import Tokenizer
 from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
 
@@ -48,8 +54,8 @@ from .transformer import Transformer, TransformerConfig
 class Variant:
     "One thing that is different from the base."
     label: str                                           # how it is called in plots
-    model: dict = field(default_factory=dict)            # `TransformerConfig`'s fields that differ
-    training: dict = field(default_factory=dict)         # `TrainingConfig`'s fields that differ
+    model: dict = field(default_factory=dict)            # fields of `TransformerConfig`
+    training: dict = field(default_factory=dict)         # fields of `TrainingConfig`
     change: Callable[[Transformer], None] | None = None  # what is done to the new model
 
 # %% ../nbs/17_experiments.ipynb #7be4757e
@@ -67,7 +73,8 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
                    num_heads=16, d_ff=1344),
         training=dict(max_steps=5000, warmup_steps=500, batch_size=32,
                       learning_rate=2e-3, min_learning_rate=1e-4,
-                      weight_decay=0.1, betas=(0.9, 0.99), eval_interval=500, eval_windows=128),
+                      weight_decay=0.1, betas=(0.9, 0.99),
+                      eval_interval=500, eval_windows=128),
         long_run=dict(max_steps=5000),
         by_the_clock=dict(train_seconds=120),
     ),
@@ -85,7 +92,9 @@ def without_norms(
 
 # %% ../nbs/17_experiments.ipynb #483702bc
 class PostNormBlock(TransformerBlock):
-    """ln1(x + attn(x)), then ln2(x + ffn(x)): Vaswani et al. 2017; Xiong et al. 2020, table 1, left."""
+    """ln1(x + attn(x)), then ln2(x + ffn(x)).
+
+    Vaswani et al. 2017; Xiong et al. 2020, table 1, left."""
 
     def forward(
         self,
@@ -113,7 +122,8 @@ def without_positions(
 ):
     "No rotation of queries and keys."
     for block in model.layers:
-        block.get_submodule("attn").rope = None
+        attention: Any = block.get_submodule("attn")
+        attention.rope = None
 
 # %% ../nbs/17_experiments.ipynb #fecc7679
 class SiLUFeedForward(nn.Module):
@@ -339,7 +349,7 @@ def run_variant(
 ) -> dict:                  # what was measured
     "Train and score one variant once."
     shape = TransformerConfig(**SCALES[scale]["model"] | variant.model)
-    settings = SCALES[scale]["training"] | variant.training | dict(seed=seed)
+    settings: dict[str, Any] = SCALES[scale]["training"] | variant.training | dict(seed=seed)
     config = TrainingConfig(**settings, save_interval=settings["max_steps"])
     files = prepare_once(data, shape.vocab_size, cache)
     torch.manual_seed(seed)
@@ -404,7 +414,7 @@ def _run_missing(
 def mean_and_spread(
     records: list[dict],                                                # of one experiment
     measure: Callable[[dict], float] = itemgetter("bits_per_byte"),     # what of them
-) -> dict[str, tuple[float, float, list[float]]]:  # variant: mean, deviation, value of each seed
+) -> dict[str, tuple[float, float, list[float]]]:  # by variant: mean, deviation, each seed's
     """Mean and standard deviation over the seeds.
 
     A diverged run makes the mean infinite, and is not hidden by it."""

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'LETTER', 'NUMBER', 'OTHER', 'SPACE', 'WHITE', 'concatenated_ranges', 'special_bytes_regex',
-           'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'PretokenCounts', 'keep_freed_memory',
-           'release_freed_memory', 'HelperProcess', 'number_of_helpers', 'fast_count_pretokens', 'MergeLearner',
-           'word_arrays', 'fast_learn_merges', 'fast_train_bpe', 'encode_long_pretoken', 'token_dtype', 'ArrayEncoder']
+           'find_pretokens', 'KeyIndex', 'PretokenIndex', 'text_blocks', 'PretokenCounts', 'HelperProcess',
+           'number_of_helpers', 'fast_count_pretokens', 'MergeLearner', 'word_arrays', 'fast_learn_merges',
+           'fast_train_bpe', 'encode_long_pretoken', 'token_dtype', 'ArrayEncoder']
 
 # %% ../nbs/25_fast_bpe.ipynb #25f00004
 import ctypes
@@ -493,7 +493,7 @@ def to_arrays(
     return np.append(flat, more), lengths, counts[np.append(short, others)]
 
 # %% ../nbs/25_fast_bpe.ipynb #61755fec
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Let glibc keep the memory of freed arrays for the next ones.
 
     It keeps up to twice the size of the largest array freed so far. This one is never touched,
@@ -502,7 +502,7 @@ def keep_freed_memory() -> None:
     np.empty(1 << 24, np.uint8)
 
 
-def release_freed_memory() -> None:
+def _release_freed_memory() -> None:
     "Have glibc give back the memory it kept, also between what is in use; elsewhere, nothing."
     if os.name == "posix":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -595,7 +595,7 @@ def _count_blocks(
 ) -> Iterator[PretokenCounts]:
     "A helper's work: the counts of all blocks together."
     counts = PretokenCounts()
-    keep_freed_memory()
+    _keep_freed_memory()
     counts.add_blocks(blocks, special_tokens)
     yield counts
 
@@ -659,7 +659,7 @@ def fast_count_pretokens(
     num_helpers = number_of_helpers(num_workers)
     blocks = text_blocks(read_text(path), special_tokens)
     total = PretokenCounts()
-    keep_freed_memory()
+    _keep_freed_memory()
     total.add_blocks(islice(blocks, _BLOCKS_BEFORE_HELPERS), special_tokens)
     one_more = next(blocks, None)
     if one_more is not None:
@@ -669,7 +669,7 @@ def fast_count_pretokens(
     total.add_blocks(blocks, special_tokens)
     for token in special_tokens:
         total.discard(token.encode("utf-8"))
-    release_freed_memory()
+    _release_freed_memory()
     return total
 
 # %% ../nbs/25_fast_bpe.ipynb #91c1f6a2
@@ -947,7 +947,7 @@ def fast_train_bpe(
     words = fast_count_pretokens(input_path, special_tokens, num_workers).to_arrays()
     if not len(words[0]):
         raise InputError(f"{input_path} has no text to learn from; give a file with text")
-    release_freed_memory()  # of the table
+    _release_freed_memory()  # of the table
     learner = MergeLearner(*words, min(num_merges, len(words[0])))
     del words  # the learner has its own copy
     merges = learner.learn().merges
@@ -1212,7 +1212,7 @@ def encode_blocks(
     chunks: Iterable[str],  # a text, cut anywhere
 ) -> Iterator[np.ndarray]:  # of ids, uint16 or uint32
     "The ids of a text in arrays, each of about a quarter of a megabyte of it."
-    keep_freed_memory()
+    _keep_freed_memory()
     blocks = text_blocks(chunks, self.special_tokens)
     while some := list(islice(blocks, _BLOCKS_TOGETHER)):
         yield from self.encode_together(some)
@@ -1226,7 +1226,7 @@ def _encode_groups(
 ) -> Iterator[list[np.ndarray]]:
     "A helper's work: the ids of each group of blocks."
     encoder = ArrayEncoder(vocab, merges, special_tokens)
-    keep_freed_memory()
+    _keep_freed_memory()
     for blocks in groups:
         yield encoder.encode_together(blocks)
 
@@ -1236,7 +1236,7 @@ def _encode_with_helpers(
     self: ArrayEncoder, num_helpers: int, blocks: Iterator[bytes]
 ) -> Iterator[np.ndarray]:
     "The ids of all blocks, with this many more processes where there is work for them."
-    keep_freed_memory()
+    _keep_freed_memory()
     groups = iter(lambda: list(islice(blocks, _BLOCKS_TOGETHER)), [])
     start = list(islice(groups, 2))
     if len(start) < 2:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -223,7 +223,7 @@ def write_json(
 def read_json(
     path: str | os.PathLike,  # a UTF-8 file
     kind: type = dict,  # what its value must be
-) -> dict | list:
+) -> Any:  # of that kind
     "The value of a JSON file. `InputError` for what is none, or of another kind."
     path = Path(path)
     if not path.exists():
@@ -297,7 +297,7 @@ def _object(line: bytes) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
-def _strict(text: str) -> object:
+def _strict(text: str) -> Any:
     "JSON as its standard has it: no NaN or infinity, no half of a surrogate pair."
 
     def refused(constant: str) -> NoReturn:

@@ -8,21 +8,25 @@ __all__ = ['Mention', 'Choice', 'Plot', 'StoryGrammar', 'write_stories', 'storie
 # %% ../nbs/23_grammar.ipynb #64685752
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from functools import cached_property
 from importlib.resources import files
 from itertools import count
 from math import inf, log2, prod
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
+from fastcore.basics import patch
 
 from .corpus import iter_documents
 from .errors import END_OF_TEXT, InputError
 from .files import atomic_path
 
 # %% ../nbs/23_grammar.ipynb #2563c000
+_Parts = tuple  # of str, Mention and Choice: what is told
+
+
 class Mention(NamedTuple):
     "A place where the story names one of its cast."
 
@@ -33,7 +37,7 @@ class Mention(NamedTuple):
 class Choice(NamedTuple):
     "A place where the story takes one of several ways, each equally likely."
 
-    ways: tuple[tuple, ...]  # each a sequence of str, Mention and Choice
+    ways: tuple[_Parts, ...]  # each a sequence of str, Mention and Choice
 
 
 class Plot(NamedTuple):
@@ -43,7 +47,7 @@ class Plot(NamedTuple):
     cast: dict[str, str]  # slot -> the list it draws from, in the order of drawing
     sizes: tuple[int, ...]  # for each slot, how many its list has
     earlier: tuple[tuple[int, ...], ...]  # for each slot, those before it from its list
-    parts: tuple[str | Mention | Choice, ...]  # what is told
+    parts: _Parts  # what is told
 
 # %% ../nbs/23_grammar.ipynb #d4b7cc52
 class _Section(NamedTuple):
@@ -69,7 +73,7 @@ def _header(line: str) -> tuple[str, str] | None:
             return kind, match[1]
     return None
 
-
+# %% ../nbs/23_grammar.ipynb #6739faac
 def _sections(text: str) -> list[_Section]:
     "A grammar's text, cut where its sections begin."
     sections = []
@@ -85,14 +89,14 @@ def _sections(text: str) -> list[_Section]:
             _fail(number, "expected a [list], a <phrase> or a # plot")
     return sections
 
-# %% ../nbs/23_grammar.ipynb #a354afc9
+# %% ../nbs/23_grammar.ipynb #d2a52518
 class _WordList(NamedTuple):
     "The words that a [list] holds."
 
     forms: list[str]  # what its forms are called; the first is the plain one
     words: list[list[str]]  # each word in all forms
 
-
+# %% ../nbs/23_grammar.ipynb #f1df0a6a
 def _words(line: str) -> Iterator[list[str]]:
     "`* / *s: apple, plum` -> [apple, apples], [plum, plums]; `pear / pears` -> [pear, pears]."
     pattern, _, words = line.rpartition(":")
@@ -115,7 +119,7 @@ def _read_list(section: _Section, forms: list[str]) -> _WordList:
         _fail(section.line, f"there is nothing in [{section.header}]; give it a word")
     return _WordList(forms, list(words.values()))
 
-# %% ../nbs/23_grammar.ipynb #0f47a699
+# %% ../nbs/23_grammar.ipynb #ea4366bc
 class _Reference(NamedTuple):
     "What `{A hero.boy}` or `<a colour>` asks for."
 
@@ -141,7 +145,7 @@ def _reference(line: int, inside: str) -> _Reference:
     article, name, form = match.groups("")
     return _Reference(inside, article, name.lower(), form.lower(), inside[0].isupper())
 
-
+# %% ../nbs/23_grammar.ipynb #0f47a699
 def _with_article(word: str, article: str) -> str:
     "`word` behind a or an."
     an = re.match(r"[aeiou](?!ni[cf]|s[eu]|kul|ne\b)|hour|honest", word)
@@ -193,54 +197,15 @@ class _Vocabulary:
             self.choices[reference.text] = Choice(tuple((surface,) for surface in surfaces))
         return self.choices[reference.text]
 
-# %% ../nbs/23_grammar.ipynb #eea86626
-class _PlotReader:
-    "Reads a plot: who is in its cast, and its text as str, Mention and Choice."
+# %% ../nbs/23_grammar.ipynb #0434e56f
+class _LineReader:
+    "Reads the lines of a plot, which may refer to its cast, and to what all plots share."
 
-    def __init__(self, vocabulary: _Vocabulary):
-        self.vocabulary = vocabulary
-        self.cast: dict[str, str] = {}
+    def __init__(self, vocabulary: _Vocabulary, cast: dict[str, str]):
+        self.vocabulary, self.cast = vocabulary, cast
         self.open_phrases: list[str] = []  # each is read within the one before
 
-    def plot(self, section: _Section) -> Plot:
-        title, _, cast = section.header.partition("|")
-        for member in filter(str.strip, cast.split(",")):
-            self.add_member(section.line, member.split())
-        lists = list(self.cast.values())
-        sizes = [len(self.vocabulary.lists[name].words) for name in lists]
-        earlier = [
-            tuple(other for other in range(slot) if lists[other] == name)
-            for slot, name in enumerate(lists)
-        ]
-        parts = self.paragraphs(section.body)
-        return Plot(title.strip(), self.cast, tuple(sizes), tuple(earlier), parts)
-
-    def add_member(self, line: int, words: list[str]):
-        "`hero child`: the hero is drawn from the list of children."
-        if len(words) != 2:
-            _fail(line, f"{' '.join(words)!r}: expected a name and a list, as in 'hero child'")
-        slot, name = words
-        if name not in self.vocabulary.lists:
-            _fail(line, f"no list called {name!r}")
-        if slot in self.cast:
-            _fail(line, f"there is a {slot!r} in the cast already")
-        self.cast[slot] = name
-        wanted = list(self.cast.values()).count(name)
-        size = len(self.vocabulary.lists[name].words)
-        if wanted > size:
-            _fail(line, f"{wanted} of the cast are drawn from {name!r}, which has {size}")
-
-    def paragraphs(self, lines: list[tuple[int, str]]) -> tuple:
-        parts, between = [], ""
-        for number, line in lines:
-            if line:
-                parts += [between, *self.sequence(number, line)]
-                between = " "
-            elif parts:
-                between = "\n"
-        return _joined([*parts, "\n"])
-
-    def sequence(self, line: int, text: str) -> tuple:
+    def parts(self, line: int, text: str) -> _Parts:
         "A line of text as str, Mention and Choice."
         open_ways = [[[]]]  # of the line, then of each open [: lists of parts
         for token in re.findall(r"\{[^}]*\}|<[^>]*>|[^\[\]|{}<>]+|.", text):
@@ -286,11 +251,11 @@ class _PlotReader:
         self.open_phrases.append(reference.name)
         lines = self.vocabulary.phrases[reference.name]
         change = _capital if reference.capital else str
-        ways = tuple(self.sequence(number, change(text)) for number, text in lines)
+        ways = tuple(self.parts(number, change(text)) for number, text in lines)
         self.open_phrases.pop()
         return Choice(ways)
 
-# %% ../nbs/23_grammar.ipynb #22f7292b
+# %% ../nbs/23_grammar.ipynb #5c3b0c64
 def _joined(parts: list) -> tuple:
     "The parts with neighbouring strings made one, and empty ones left out."
     joined = []
@@ -301,14 +266,52 @@ def _joined(parts: list) -> tuple:
             joined.append(part)
     return tuple(joined)
 
-# %% ../nbs/23_grammar.ipynb #1891c5ff
+# %% ../nbs/23_grammar.ipynb #eea86626
+def _read_cast(vocabulary: _Vocabulary, line: int, text: str) -> dict[str, str]:
+    "`hero child, toy toy`: who is drawn from which list."
+    cast = {}
+    for member in filter(str.strip, text.split(",")):
+        words = member.split()
+        if len(words) != 2:
+            _fail(line, f"{member.strip()!r}: expected a name and a list, as in 'hero child'")
+        slot, name = words
+        if name not in vocabulary.lists:
+            _fail(line, f"no list called {name!r}")
+        if slot in cast:
+            _fail(line, f"there is a {slot!r} in the cast already")
+        cast[slot] = name
+        wanted, size = list(cast.values()).count(name), len(vocabulary.lists[name].words)
+        if wanted > size:
+            _fail(line, f"{wanted} of the cast are drawn from {name!r}, which has {size}")
+    return cast
+
+# %% ../nbs/23_grammar.ipynb #11137b05
+def _read_plot(vocabulary: _Vocabulary, section: _Section) -> Plot:
+    title, _, members = section.header.partition("|")
+    cast = _read_cast(vocabulary, section.line, members)
+    lists = list(cast.values())
+    sizes = [len(vocabulary.lists[name].words) for name in lists]
+    earlier = [
+        tuple(other for other in range(slot) if lists[other] == name)
+        for slot, name in enumerate(lists)
+    ]
+    reader, parts, between = _LineReader(vocabulary, cast), [], ""
+    for number, line in section.body:
+        if line:
+            parts += [between, *reader.parts(number, line)]
+            between = " "
+        elif parts:
+            between = "\n"
+    return Plot(title.strip(), cast, tuple(sizes), tuple(earlier), _joined([*parts, "\n"]))
+
+# %% ../nbs/23_grammar.ipynb #2c044751
 def _read_plots(text: str) -> list[Plot]:
     "The plots of a grammar."
     vocabulary, plots = _Vocabulary(), []
     add = {"list": vocabulary.add_list, "phrase": vocabulary.add_phrase, "plot": plots.append}
     for section in _sections(text):
         add[section.kind](section)
-    return [_PlotReader(vocabulary).plot(section) for section in plots]
+    return [_read_plot(vocabulary, section) for section in plots]
 
 # %% ../nbs/23_grammar.ipynb #80d73184
 def _draw_cast(plot: Plot, numbers: Iterator[int]) -> list[int]:
@@ -323,7 +326,7 @@ def _draw_cast(plot: Plot, numbers: Iterator[int]) -> list[int]:
     return members
 
 
-def _append_told(out: list[str], parts: tuple, members: list[int], numbers: Iterator[int]):
+def _append_told(out: list[str], parts: _Parts, members: list[int], numbers: Iterator[int]):
     "Append the strings of `parts` to `out`, with a number for each choice."
     for part in parts:
         kind = type(part)
@@ -335,8 +338,8 @@ def _append_told(out: list[str], parts: tuple, members: list[int], numbers: Iter
             ways = part.ways
             _append_told(out, ways[next(numbers) % len(ways)], members, numbers)
 
-# %% ../nbs/23_grammar.ipynb #a875832c
-def _bits(parts: tuple) -> float:
+# %% ../nbs/23_grammar.ipynb #04344756
+def _bits(parts: _Parts) -> float:
     "The entropy of the choices in `parts`: of each choice, and of what it leads to."
     return sum(
         log2(len(part.ways)) + sum(map(_bits, part.ways)) / len(part.ways)
@@ -344,7 +347,7 @@ def _bits(parts: tuple) -> float:
         if type(part) is Choice
     )
 
-
+# %% ../nbs/23_grammar.ipynb #a875832c
 def _cast_bits(plot: Plot) -> float:
     "The entropy of the draw of a plot's cast."
     return sum(
@@ -353,7 +356,7 @@ def _cast_bits(plot: Plot) -> float:
     )
 
 
-def _mean_bytes(parts: tuple) -> Fraction:
+def _mean_bytes(parts: _Parts) -> Fraction:
     "The expected number of bytes."
     mean = Fraction(0)
     for part in parts:
@@ -369,18 +372,14 @@ def _mean_bytes(parts: tuple) -> Fraction:
 # %% ../nbs/23_grammar.ipynb #55ec00ba
 def _retrace(plot: Plot, story: str) -> Iterator[list[tuple[int, int]]]:
     "Each way in which a plot tells a story: draws, as (number of the way, number of ways)."
-    if not all(part in story for part in plot.parts if type(part) is str):
-        return
-    everybody = tuple(range(size) for size in plot.sizes)
-    waiting: list[tuple] = [(0, (plot.parts, 0, None), everybody, ())]
+    waiting: list[tuple] = [(0, (plot.parts, 0, None), tuple(map(range, plot.sizes)), ())]
     while waiting:
         position, place, cast, path = waiting.pop()
         while place and place[1] == len(place[0]):
             place = place[2]
         if not place:
             if position == len(story):
-                for members in _castings(plot, cast):
-                    yield [*members, *path]
+                yield from ([*members, *path] for members in _castings(plot, cast))
             continue
         parts, index, after = place
         part, after = parts[index], (parts, index + 1, after)
@@ -388,18 +387,22 @@ def _retrace(plot: Plot, story: str) -> Iterator[list[tuple[int, int]]]:
             if story.startswith(part, position):
                 waiting.append((position + len(part), after, cast, path))
         elif type(part) is Mention:
-            for surface in {part.surfaces[member] for member in cast[part.slot]}:
-                if not story.startswith(surface, position):
-                    continue
-                same = [m for m in cast[part.slot] if part.surfaces[m] == surface]
-                possible = (*cast[: part.slot], same, *cast[part.slot + 1 :])
-                waiting.append((position + len(surface), after, possible, path))
+            for end, possible in _namings(part, story, position, cast):
+                waiting.append((end, after, possible, path))
         else:
             for number, way in enumerate(part.ways):
-                if way and type(way[0]) is str and not story.startswith(way[0], position):
-                    continue
-                taken = (*path, (number, len(part.ways)))
-                waiting.append((position, (way, 0, after), cast, taken))
+                if not way or type(way[0]) is not str or story.startswith(way[0], position):
+                    taken = (*path, (number, len(part.ways)))
+                    waiting.append((position, (way, 0, after), cast, taken))
+
+# %% ../nbs/23_grammar.ipynb #b62806d0
+def _namings(mention: Mention, story: str, position: int, cast: tuple) -> Iterator[tuple]:
+    "Where a name that stands here ends, and who may then be the cast."
+    slot, surfaces = mention
+    for surface in {surfaces[member] for member in cast[slot]}:
+        if story.startswith(surface, position):
+            same = [member for member in cast[slot] if surfaces[member] == surface]
+            yield position + len(surface), (*cast[:slot], same, *cast[slot + 1 :])
 
 # %% ../nbs/23_grammar.ipynb #55ec00bb
 def _castings(plot: Plot, cast: tuple) -> Iterator[list[tuple[int, int]]]:
@@ -454,23 +457,32 @@ def _ambiguous_text(plots: list[Plot]) -> str | None:
         read, tellers = todo.pop()  # a teller: a string to be read, and the place behind it
         if len(tellers) == 1 and tellers[0][0]:
             read, tellers = read + tellers[0][0], [("", tellers[0][1])]
-        state = frozenset((string, id(place)) for string, place in tellers)
-        if state in seen:
+        if _same(tellers) in seen:
             continue
-        seen.add(state)
-        by_letter = {}
-        for teller in tellers:
-            for string, place in [teller] if teller[0] else places.ahead(teller[1]):
-                by_letter.setdefault(string[0], []).append((string[1:], place))
-        for letter, tellers in by_letter.items():
-            if len({(string, id(place)) for string, place in tellers}) < len(tellers):
+        seen.add(_same(tellers))
+        for letter, followers in _by_letter(places, tellers).items():
+            if len(_same(followers)) < len(followers):
                 return (read + letter).rstrip("\0")
             if letter != "\0":
-                todo.append((read + letter, tellers))
+                todo.append((read + letter, followers))
     return None
 
+
+def _same(tellers: list[tuple]) -> frozenset:
+    "What tells one set of tellers from another."
+    return frozenset((string, id(place)) for string, place in tellers)
+
+# %% ../nbs/23_grammar.ipynb #de1ed68a
+def _by_letter(places: _Places, tellers: list[tuple]) -> dict[str, list[tuple]]:
+    "Where the tellers may be when they have read one letter more."
+    by_letter = {}
+    for teller in tellers:
+        for string, place in [teller] if teller[0] else places.ahead(teller[1]):
+            by_letter.setdefault(string[0], []).append((string[1:], place))
+    return by_letter
+
 # %% ../nbs/23_grammar.ipynb #27526e60
-def _named(parts: tuple) -> set[int]:
+def _named(parts: _Parts) -> set[int]:
     "The slots that every way through `parts` mentions in a form that tells members apart."
     slots = set()
     for part in parts:
@@ -485,14 +497,14 @@ class StoryGrammar:
     """Stories drawn by chance, whose probabilities are known.
 
     Every choice is uniform and independent of the others, so the probability of a way to tell
-    a story is 1 / (the product of the numbers of ways), and the entropy is the expected sum of
-    their logarithms. `InputError` names the line of a mistake in the grammar.
+    a story is 1 / (the product of the numbers of ways).
     """
 
     def __init__(
         self,
         text: str | None = None,  # a grammar; None: stories.txt, which comes with lm336
     ):
+        "InputError names the line of a mistake."
         if text is None:
             text = (files("lm336") / "stories.txt").read_text(encoding="utf-8")
         self.plots = _read_plots(text)
@@ -515,71 +527,80 @@ class StoryGrammar:
         "The floor under any model's loss on these stories, in bits for each byte of text."
         return self.entropy_bits / self.mean_bytes
 
-    def tell(
-        self,
-        numbers: Iterator[int],  # one for each choice, from 0, taken modulo the number of ways
-    ) -> str:
-        "The story that these numbers tell; it ends in a newline."
-        plot = self.plots[next(numbers) % len(self.plots)]
-        out = []
-        _append_told(out, plot.parts, _draw_cast(plot, numbers), numbers)
-        return "".join(out)
+    if TYPE_CHECKING:  # these follow
+        tell: Callable[[Iterator[int]], str]
+        sample: Callable[[np.random.Generator], str]
+        derivations: Callable[[str], Iterator[list[tuple[int, int]]]]
+        log2_prob: Callable[[str], float]
+        ambiguous_text: Callable[[], str | None]
+        unnamed: Callable[[], list[tuple[str, str]]]
+        file_bits_per_byte: Callable[[str | os.PathLike], float]
 
-    def sample(
-        self,
-        rng: np.random.Generator,  # on PCG64: only its raw 64-bit words are used
-    ) -> str:
-        "A story by chance."
-        return self.tell(iter(rng.bit_generator.random_raw, None))
+# %% ../nbs/23_grammar.ipynb #60a7d3d5
+@patch
+def tell(
+    self: StoryGrammar,
+    numbers: Iterator[int],  # one for each choice, from 0, taken modulo the number of ways
+) -> str:
+    "The story that these numbers tell; it ends in a newline."
+    plot = self.plots[next(numbers) % len(self.plots)]
+    out = []
+    _append_told(out, plot.parts, _draw_cast(plot, numbers), numbers)
+    return "".join(out)
 
-    def derivations(
-        self,
-        story: str,  # a text
-    ) -> Iterator[list[tuple[int, int]]]:
-        "Every way in which the grammar tells a story: draws, as (number of the way, ways)."
-        for number, plot in enumerate(self.plots):
+
+@patch
+def sample(
+    self: StoryGrammar,
+    rng: np.random.Generator,  # on PCG64: only its raw 64-bit words are used
+) -> str:
+    "A story by chance."
+    return self.tell(iter(rng.bit_generator.random_raw, None))
+
+# %% ../nbs/23_grammar.ipynb #19e9e756
+@patch
+def derivations(
+    self: StoryGrammar,
+    story: str,  # a text
+) -> Iterator[list[tuple[int, int]]]:
+    "Every way in which the grammar tells a story: draws, as (number of the way, ways)."
+    for number, plot in enumerate(self.plots):
+        if all(part in story for part in plot.parts if type(part) is str):
             for draws in _retrace(plot, story):
                 yield [(number, len(self.plots)), *draws]
 
-    def log2_prob(
-        self,
-        story: str,  # a text, with the newline at its end
-    ) -> float:
-        "The base-2 logarithm of its probability; -inf for what the grammar cannot tell."
-        probability = Fraction(0)
-        for draws in self.derivations(story):
-            probability += Fraction(1, prod(ways for _, ways in draws))
-        if not probability:
-            return -inf
-        return log2(probability.numerator) - log2(probability.denominator)
 
-    def file_bits_per_byte(
-        self,
-        path: str | os.PathLike,  # a file that `write_stories` wrote
-    ) -> float:
-        "What the grammar itself scores on a file: its floor; inf if it cannot tell a story."
-        bits, size = 0.0, 0
-        for story in iter_documents(path):
-            bits -= self.log2_prob(story)
-            size += len(story.encode("utf-8"))
-        if size == 0:
-            raise InputError(f"{path} has no stories in it; give a file of `write_stories`")
-        return bits / size
+@patch
+def log2_prob(
+    self: StoryGrammar,
+    story: str,  # a text, with the newline at its end
+) -> float:
+    "The base-2 logarithm of its probability; -inf for what the grammar cannot tell."
+    probability = Fraction(0)
+    for draws in self.derivations(story):
+        probability += Fraction(1, prod(ways for _, ways in draws))
+    if not probability:
+        return -inf
+    return log2(probability.numerator) - log2(probability.denominator)
 
-    def ambiguous_text(self) -> str | None:
-        "The beginning of a text that can be told in two ways; None if there is no such text."
-        return _ambiguous_text(self.plots)
+# %% ../nbs/23_grammar.ipynb #be8b37eb
+@patch
+def ambiguous_text(self: StoryGrammar) -> str | None:
+    "The beginning of a text that can be told in two ways; None if there is no such text."
+    return _ambiguous_text(self.plots)
 
-    def unnamed(self) -> list[tuple[str, str]]:  # (title of the plot, slot)
-        "Each of a cast whom a story need not name, so that the draw may not show."
-        return [
-            (plot.title, slot)
-            for plot in self.plots
-            for number, slot in enumerate(plot.cast)
-            if number not in _named(plot.parts)
-        ]
 
-# %% ../nbs/23_grammar.ipynb #c21eab66
+@patch
+def unnamed(self: StoryGrammar) -> list[tuple[str, str]]:  # (title of the plot, slot)
+    "Each of a cast whom a story need not name, so that the draw may not show."
+    return [
+        (plot.title, slot)
+        for plot in self.plots
+        for number, slot in enumerate(plot.cast)
+        if number not in _named(plot.parts)
+    ]
+
+# %% ../nbs/23_grammar.ipynb #f45794d5
 def _stories(grammar: StoryGrammar, seed: int | list[int]) -> Iterator[str]:
     "Stories without end."
     bits = np.random.PCG64(seed)
@@ -587,7 +608,7 @@ def _stories(grammar: StoryGrammar, seed: int | list[int]) -> Iterator[str]:
     while True:
         yield grammar.tell(words)
 
-
+# %% ../nbs/23_grammar.ipynb #c21eab66
 def write_stories(
     path: str | os.PathLike,  # the text file to write
     num_bytes: int,  # how large, at least; the last story is whole
@@ -606,6 +627,21 @@ def write_stories(
                 size += file.write((story + END_OF_TEXT).encode("utf-8"))
                 number += 1
     return number
+
+# %% ../nbs/23_grammar.ipynb #5e47e89a
+@patch
+def file_bits_per_byte(
+    self: StoryGrammar,
+    path: str | os.PathLike,  # a file that `write_stories` wrote
+) -> float:
+    "What the grammar itself scores on a file: its floor; inf if it cannot tell a story."
+    bits, size = 0.0, 0
+    for story in iter_documents(path):
+        bits -= self.log2_prob(story)
+        size += len(story.encode("utf-8"))
+    if size == 0:
+        raise InputError(f"{path} has no stories in it; give a file of `write_stories`")
+    return bits / size
 
 # %% ../nbs/23_grammar.ipynb #bc426557
 def stories_size(

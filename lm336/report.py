@@ -161,9 +161,10 @@ def _is_positive(value: object) -> bool:
     return 0 < value < 1e300
 
 
-def _read_account(path: Path) -> dict:
+def _read_account(path: Path) -> dict[str, Any]:
     "What accounting.json holds; `InputError` names the first value that cannot be used."
-    record = {"predicted_peak_bytes": None, "compiled": False} | read_json(path)
+    record: dict[str, Any] = {"predicted_peak_bytes": None, "compiled": False}
+    record.update(read_json(path))
     without = "without the file, a report has no account"
     for name in _NUMBERS:
         value = record.get(name)
@@ -248,7 +249,7 @@ def account_table(
 
 def write_report(
     folder: str | os.PathLike,  # the run folder
-    run: dict,  # run.json
+    run: dict[str, Any],  # run.json
     score: Evaluation,  # of the whole validation file
     config: TransformerConfig,  # the model's
     texts: list[str],  # samples, of which the first two are shown

@@ -14,10 +14,11 @@ import threading
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import torch
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from lm336.cli import COMMANDS, main
@@ -47,18 +48,15 @@ def command(name, *args):
     return status or 0, out.getvalue(), err.getvalue()
 
 
-def program(*args, **kwargs):
+def program(*args, stdout: Any = subprocess.PIPE, env=()) -> "subprocess.Popen[bytes]":
     "Start `lm336` as a process of its own."
-    environment = (
-        os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | kwargs.pop("env", {})
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | dict(env)
     return subprocess.Popen(
         [sys.executable, "-m", "lm336", *map(str, args)],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=kwargs.pop("stdout", subprocess.PIPE),
+        stdout=stdout,
         stderr=subprocess.PIPE,
-        **kwargs,
     )
 
 
@@ -135,7 +133,7 @@ def of_another_text(run, tmp_path):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_option_and_says_what_it_is(name):
     status, out, _ = command(name, "--help")
-    assert status == 0 and COMMANDS[name].__doc__.splitlines()[0][:20] in out
+    assert status == 0 and (COMMANDS[name].__doc__ or "?").splitlines()[0][:20] in out
     for option in [
         line for line in out.split("options:")[1].splitlines() if line.startswith("  --")
     ]:
@@ -372,6 +370,7 @@ def test_the_floor_of_a_run_is_in_nats_per_token(tmp_path, monkeypatch):
         (["--tokenizer", "t"], "--tokenizer"),
         (["--preset", "demo_cpu"], "--preset"),
         (["--seed", 3], "--seed"),
+        (["--seed", 0], "--seed"),
         (["--overwrite"], "--overwrite"),
         (["--data", "x", "--tokenizer", "y"], "--data and --tokenizer"),
     ],
@@ -531,7 +530,8 @@ def test_a_place_that_no_run_can_take_is_refused_before_a_file_is_touched(home, 
         (path / "notes.txt").write_text("mine")
     before = contents(run)
     args = "--preset", home / "tiny.json", "--out", run, "--overwrite"
-    assert f"{path} is a {'file' if path.is_file() else 'folder'}" in refuses("pretrain", *args)
+    what = "file" if path.is_file() else "folder"
+    assert f"{path} is a {what}" in refuses("pretrain", *args)
     assert contents(run) == before
 
 
@@ -581,7 +581,8 @@ def test_a_run_killed_while_its_files_are_moved_is_none(home, run, name):
     )
     assert done.returncode == 9, done.stderr
     assert not (run / "run.json").exists() and not [*run.rglob("*.safetensors")]
-    for command in ["evaluate", run], ["generate", run], ["pretrain", "--resume", "--out", run]:
+    resumed = ["pretrain", "--resume", "--out", run]
+    for command in ["evaluate", run], ["generate", run], resumed:
         assert "is not a run folder" in refuses(*command)
     assert "--overwrite" in refuses("pretrain", *args)
     succeeds("pretrain", *args, "--overwrite")
@@ -718,7 +719,8 @@ def test_the_weights_of_another_run_are_noticed(run, tmp_path):
         model.lm_head.weight *= 1.01
     model.save_pretrained(run)
     before = contents(run)
-    for args in (["evaluate", run], ["generate", run], ["web", run, "--out", tmp_path / "page"]):
+    page = tmp_path / "page"
+    for args in (["evaluate", run], ["generate", run], ["web", run, "--out", page]):
         assert "model.safetensors is not this run's own" in refuses(*args)
     assert contents(run) == before
 
@@ -1149,6 +1151,7 @@ def test_a_terminal_that_is_not_utf8_gets_question_marks(run):
 
 def test_a_reader_that_has_seen_enough(run):
     process = program("generate", run, "--max_new_tokens", 100_000, "--temperature", 100)
+    assert process.stdout and process.stderr
     process.stdout.read(1)
     process.stdout.close()
     err = process.stderr.read()

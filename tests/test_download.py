@@ -35,18 +35,18 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
-        self.note()
-        self.server.head(self)
+        self.note().head(self)
 
     def do_GET(self):
-        self.note()
-        self.server.get(self)
+        self.note().get(self)
 
     def note(self):
+        assert isinstance(self.server, Hub)
         self.server.requests.append((self.command, self.path, self.headers.get("Range")))
         self.server.authorizations.add(self.headers.get("Authorization"))
+        return self.server
 
-    def log_message(self, *args):
+    def log_message(self, format, *args):
         pass
 
 
@@ -92,7 +92,7 @@ def state(request, status=200, **headers):
         "X_Linked_Size": str(len(content)),
         "X_Linked_Etag": f'"{digest(content)}"',
     }
-    send(request, status, length=0, **(stated | headers))
+    send(request, status, b"", 0, None, **(stated | headers))
 
 
 def serve(request, content=None, cut=None):

@@ -122,10 +122,11 @@ def test_a_context_of_one_token_can_be_scored():
     np.testing.assert_allclose(token_losses(model, tokens, 3), expected, atol=1e-4)
 
 
-def test_where_nothing_comes_first_the_first_token_costs_a_guess():
+@pytest.mark.parametrize("stride, batch_size", [(4, 32), (CONTEXT, 1)])
+def test_where_nothing_comes_first_the_first_token_costs_a_guess(stride, batch_size):
     model, tokens = tiny_model(), some_tokens(30)
-    ours = token_losses(model, tokens, None, stride=4)
-    expected = surprise_by_brute_force(model, tokens, 0, 4)
+    ours = token_losses(model, tokens, None, stride, batch_size)
+    expected = surprise_by_brute_force(model, tokens, 0, stride)
     assert math.isclose(ours[0], math.log(VOCAB), rel_tol=1e-6)
     later = slice(CONTEXT, None)  # the first window begins with an id that nobody gave
     np.testing.assert_allclose(ours[later], expected[later], atol=1e-4)

@@ -178,10 +178,12 @@ def test_written_answer_is_folded_and_asserted(exercise):
 
 
 def test_every_chapter_has_three_to_six():
+    "Under the hood fewer will do."
     for path in sorted(NBS.glob("[0-9]*.ipynb")):
         numbers = [e.number for e in EXERCISES if e.path == path]
         if numbers:
-            assert len(numbers) in range(3, 7), path.name
+            least = 1 if path.name >= "23" else 3
+            assert least <= len(numbers) <= 6, path.name
         assert numbers == list(range(1, len(numbers) + 1)), f"{path.name}: {numbers}"
         assert all(e.chapter == path.name[:2] for e in EXERCISES if e.path == path)
 

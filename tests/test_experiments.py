@@ -5,6 +5,7 @@ import math
 import threading
 from collections import Counter
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from lm336.transformer import Transformer, TransformerConfig
 
 from .test_evaluation import surprise_by_brute_force
 
-TINY = dict(
+TINY: dict[str, dict[str, Any]] = dict(
     model=dict(vocab_size=270, context_length=8, d_model=16, num_layers=1, num_heads=2),
     training=dict(
         max_steps=4,

@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lm336"
 
-FOUNDATION = ["errors", "files", "tensors"]
+FOUNDATION = ["errors", "files", "folders", "tensors"]
 MAIN_LINE = [
     "corpus", "bpe", "tokenizer_json", "tokenizer", "dataset",
     "embeddings", "rope", "attention", "block", "transformer",
@@ -56,18 +56,20 @@ LINES = 250  # of a room of the main line, blanks and docstrings aside
 # What does not hold yet. A module that holds is taken out.
 NOT_YET_IN_ORDER: set[str] = set()
 DONE = {  # rooms to which every rule of the house applies
+    "corpus", "grammar", "download",
     "bpe", "tokenizer_json", "tokenizer", "dataset", "fast_bpe",
     "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
     "training", "fast_trainer", "fast_training", "report",
+    "tensors", "errors", "experiments", "exercises", "interop",
+    "evaluation", "accounting",
 }
 NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
 NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
 NOT_YET_SHORT = {
-    "corpus", "transformer",
-    "runs", "generation", "evaluation",
+    "transformer",
+    "runs", "generation",
 }
 NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
-NOT_YET_RENAMED = {"experiments.experiments"}
 
 
 def modules(names=ORDER):
@@ -327,7 +329,7 @@ def test_no_function_is_named_like_a_module():
         for public in definitions(tree(module).body)
         if public.label in ORDER
     }
-    assert named <= NOT_YET_RENAMED
+    assert not named
 
 
 if __name__ == "__main__":  # a table: what each room is like

@@ -1,4 +1,7 @@
-"JupyterLab itself in a real browser: run all cells, move each control, see what it moves; no errors, nothing fetched from elsewhere."
+"""JupyterLab itself in a real browser: run all cells, move each control, see what it moves.
+
+No errors, and nothing is fetched from elsewhere.
+"""
 import json
 import os
 import shutil
@@ -13,10 +16,16 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
+from . import test_page
+
+chromium = test_page.chromium  # a fixture
+
 ROOT = Path(__file__).parents[1]
-ARTEFACTS = os.environ.get("LM336_ARTEFACTS")     # a folder for screenshots
-SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-            "notebook-extension/tracker": {"windowingMode": "none"}}       # every cell is in the page, also below the screen
+ARTEFACTS = os.environ.get("LM336_ARTEFACTS")  # a folder for screenshots
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page
+}
 
 SETUP = """import torch
 from lm336 import widgets
@@ -26,30 +35,58 @@ torch.manual_seed(0)
 tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])
 model = Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True))"""
 
-# Widget -> how it is shown, and its controls: (control, what to do with it, the part of the panel that must change, and what to press then).
+# Widget -> how it is shown, and its controls:
+# (control, what to do with it, the part of the panel that must change, what to press then).
 WIDGETS = {
     "Sampler": ("widgets.Sampler(model, tokenizer)", [
-        ("button", "click", ".text"), ("[name=prompt]", "Once", ".bars"), ("[name=temperature]", "ArrowRight", ".bars"),
-        ("[name=top_k]", "End", ".bars"), ("[name=top_p]", "ArrowLeft", ".bars"), ("[name=seed]", "7", ".text", "button")]),
+        ("button", "click", ".text"),
+        ("[name=prompt]", "Once", ".bars"),
+        ("[name=temperature]", "ArrowRight", ".bars"),
+        ("[name=top_k]", "End", ".bars"),
+        ("[name=top_p]", "ArrowLeft", ".bars"),
+        ("[name=seed]", "7", ".text", "button"),
+    ]),
     "BPEStepper": ("widgets.BPEStepper('she sells sea shells')", [
-        ("button >> nth=0", "click", ".words"), ("[name=step]", "ArrowRight", ".words"), ("[name=back]", "click", ".words"),
-        ("[name=text]", "the other text", ".bars")]),
-    "TokenPainter": ("widgets.TokenPainter(tokenizer)", [("[name=text]", "Twice", ".chips")]),
+        ("button >> nth=0", "click", ".words"),
+        ("[name=step]", "ArrowRight", ".words"),
+        ("[name=back]", "click", ".words"),
+        ("[name=text]", "the other text", ".bars"),
+    ]),
+    "TokenPainter": ("widgets.TokenPainter(tokenizer)", [
+        ("[name=text]", "Twice", ".chips"),
+    ]),
     "ScheduleExplorer": ("widgets.ScheduleExplorer()", [
-        ("[name=warmup]", "ArrowRight", ".curve"), ("[name=peak]", "ArrowLeft", ".curve"), ("[name=floor]", "ArrowRight", ".curve"),
-        ("[name=total]", "ArrowLeft", ".curve"), ("[name=step]", "ArrowRight", ".mark")]),
+        ("[name=warmup]", "ArrowRight", ".curve"),
+        ("[name=peak]", "ArrowLeft", ".curve"),
+        ("[name=floor]", "ArrowRight", ".curve"),
+        ("[name=total]", "ArrowLeft", ".curve"),
+        ("[name=step]", "ArrowRight", ".mark"),
+    ]),
     "RoPEExplorer": ("widgets.RoPEExplorer()", [
-        ("[name=query]", "ArrowRight", ".sums"), ("[name=key]", "ArrowRight", ".sums"), ("[name=shift]", "ArrowRight", ".dials")]),
+        ("[name=query]", "ArrowRight", ".sums"),
+        ("[name=key]", "ArrowRight", ".sums"),
+        ("[name=shift]", "ArrowRight", ".dials"),
+    ]),
     "AttentionView": ("widgets.AttentionView(model, tokenizer, 'Once upon')", [
-        ("[name=text]", "Twice", ".tokens", "button"), (".tokens [role=option] >> nth=-1", "ArrowLeft", ".looks"),
-        (".heads input >> nth=0", "ArrowRight", ".matrix")]),
-    "LearningSlider": ("widgets.LearningSlider(__import__('json').load(open('../data/learn.json'))['records'])", [("[name=stop]", "ArrowRight", ".text")]),
+        ("[name=text]", "Twice", ".tokens", "button"),
+        (".tokens [role=option] >> nth=-1", "ArrowLeft", ".looks"),
+        (".heads input >> nth=0", "ArrowRight", ".matrix"),
+    ]),
+    "LearningSlider": ("""import json
+widgets.LearningSlider(json.load(open('../data/learn.json'))['records'])""", [
+        ("[name=stop]", "ArrowRight", ".text"),
+    ]),
 }
+OPTIONS = """
+    --no-browser --allow-root --ip=127.0.0.1 --ServerApp.port_retries=0
+    --IdentityProvider.token= --LabApp.extension_manager=readonly --expose-app-in-browser
+    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+"""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "A JupyterLab with no memory of others, on a folder of its own that has the data; the folder and the address."
+    "A JupyterLab with no memory of others: its folder, with the data, and its address."
     if not find_spec("jupyterlab"):
         pytest.skip("jupyterlab is not installed")
     home, root = tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("lab")
@@ -60,17 +97,25 @@ def lab(tmp_path_factory):
         path = home / f"settings/@jupyterlab/{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setting))
-    env = {**os.environ, "JUPYTER_CONFIG_DIR": f"{home}/config", "JUPYTER_RUNTIME_DIR": f"{home}/runtime", "IPYTHONDIR": f"{home}/ipython",
-           "JUPYTERLAB_SETTINGS_DIR": f"{home}/settings", "JUPYTERLAB_WORKSPACES_DIR": f"{home}/workspaces", "TQDM_DISABLE": "1",
-           "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": f"{home}/config",
+        "JUPYTER_RUNTIME_DIR": f"{home}/runtime",
+        "JUPYTERLAB_SETTINGS_DIR": f"{home}/settings",
+        "JUPYTERLAB_WORKSPACES_DIR": f"{home}/workspaces",
+        "IPYTHONDIR": f"{home}/ipython",
+        "TQDM_DISABLE": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     with open(home / "log", "wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-                                   "--IdentityProvider.token=", f"--ServerApp.root_dir={root}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-                                   "--LabApp.extension_manager=readonly", "--expose-app-in-browser"], env=env, stdout=log, stderr=log)
+        where = [f"--port={port}", f"--ServerApp.root_dir={root}"]
+        command = [sys.executable, "-m", "jupyterlab", *OPTIONS.split(), *where]
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
         wait_for(address + "/api/status", server, home / "log")
         yield root, address
@@ -86,7 +131,8 @@ def wait_for(address, server, log, seconds=120):
         try:
             return urlopen(address, timeout=5).close()
         except OSError:
-            assert time.monotonic() < end, f"JupyterLab does not answer: {log.read_text()[-2000:]}"
+            said = log.read_text()[-2000:]
+            assert time.monotonic() < end, f"JupyterLab does not answer: {said}"
         time.sleep(0.2)
 
 
@@ -94,24 +140,44 @@ class Notebook:
     "A notebook open in JupyterLab, all of its cells run."
 
     def __init__(self, page, lab, name):
-        self.page, (root, address) = page, lab
-        page.set_default_timeout(60_000)
+        self.page = page
+        _, address = lab
+        ours = (address, "data:", "blob:")
         self.errors, self.foreign = [], []
+        page.set_default_timeout(60_000)
+
+        def on_message(message):
+            if message.type == "error":
+                self.errors.append(f"{message.text} {message.location['url']}")
+
+        def on_request(request):
+            if not request.url.startswith(ours):
+                self.foreign.append(request.url)
+
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: self.errors.append(f"{message.text} {message.location['url']}") if message.type == "error" else None)
-        page.context.on("request", lambda request: self.foreign.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None)
+        page.on("console", on_message)
+        page.context.on("request", on_request)
         page.goto(f"{address}/lab/tree/nbs/{name}?reset", wait_until="domcontentloaded")
-        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
-        assert page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')"), self.complaints()
+        kernel = "jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+        page.wait_for_function(f"() => window.{kernel}?.status === 'idle'")
+        run_all = "() => jupyterapp.commands.execute('notebook:run-all-cells')"
+        assert page.evaluate(run_all), self.complaints()
 
     def outputs(self):
-        cells = self.page.evaluate("() => jupyterapp.shell.currentWidget.content.model.toJSON().cells")
+        content = "jupyterapp.shell.currentWidget.content"
+        cells = self.page.evaluate(f"() => {content}.model.toJSON().cells")
         return [output for cell in cells for output in cell.get("outputs", [])]
 
     def complaints(self):
-        "What went wrong in the kernel: exceptions, also in callbacks, and whatever went to stderr."
-        found = [output for output in self.outputs() if output["output_type"] == "error" or output.get("name") == "stderr"]
-        return found + self.page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
+        "What went wrong in the kernel: exceptions, also in callbacks, and all of stderr."
+        found = [
+            output
+            for output in self.outputs()
+            if output["output_type"] == "error" or output.get("name") == "stderr"
+        ]
+        shown = "[data-mime-type='application/vnd.jupyter.{}']"
+        kinds = f"{shown.format('error')}, {shown.format('stderr')}"
+        return found + self.page.locator(kinds).all_inner_texts()
 
     def finish(self):
         assert self.complaints() == []
@@ -121,22 +187,32 @@ class Notebook:
 @pytest.fixture
 def notebook(chromium, lab):
     "Opens a notebook and runs it; at the end nobody has complained."
-    context, opened = chromium.new_context(viewport=dict(width=1300, height=1000)), []
+    context = chromium.new_context(viewport=dict(width=1300, height=1000))
+    opened: list[Notebook] = []
+
     def open_and_run(name):
         opened.append(Notebook(context.new_page(), lab, name))
         return opened[-1]
     yield open_and_run
     if ARTEFACTS:
-        opened[0].page.screenshot(path=Path(ARTEFACTS) / f"lab-{len(os.listdir(ARTEFACTS))}.png")
+        number = len(os.listdir(ARTEFACTS))
+        opened[0].page.screenshot(path=Path(ARTEFACTS) / f"lab-{number}.png")
     for one in opened:
         one.finish()
         one.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     context.close()
 
 
+PICTURE = """el => {
+    const canvases = [...el.querySelectorAll('canvas')];
+    if (el.matches('canvas')) canvases.push(el);
+    return el.outerHTML + canvases.map(canvas => canvas.toDataURL());
+}"""
+
+
 def picture(part):
     "What a part of a panel shows, to the last attribute and pixel."
-    return part.evaluate("el => el.outerHTML + [...el.querySelectorAll('canvas'), ...(el.matches('canvas') ? [el] : [])].map(c => c.toDataURL())")
+    return part.evaluate(PICTURE)
 
 
 def move(control, action):
@@ -169,8 +245,10 @@ def settle(page, part):
 def test_each_control_moves_its_panel(notebook, lab, name):
     show, controls = WIDGETS[name]
     cells = [nbformat.v4.new_code_cell(SETUP), nbformat.v4.new_code_cell(show)]
-    kernel = dict(name="python3", display_name="Python 3", language="python")          # without it JupyterLab asks for one
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), lab[0] / f"nbs/{name}.ipynb")
+    # without a kernel's name JupyterLab asks for one
+    kernel = dict(name="python3", display_name="Python 3", language="python")
+    written = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel))
+    nbformat.write(written, lab[0] / f"nbs/{name}.ipynb")
     page = notebook(f"{name}.ipynb").page
     panel = page.locator(".lm336").first
     panel.wait_for()
@@ -193,7 +271,8 @@ def chapter(name, root):
 
 
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
-    panels = notebook(chapter("20_widgets.ipynb", lab[0])).page.locator(".jp-OutputArea .lm336")
+    page = notebook(chapter("20_widgets.ipynb", lab[0])).page
+    panels = page.locator(".jp-OutputArea .lm336")
     for name in ("sampler", "bpe", "painter", "rope", "attention", "schedule", "learn"):
         panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
@@ -205,7 +284,12 @@ def test_the_panel_of_the_generation_chapter(notebook, lab):
     told = panel.locator(".jupyter-widgets-output-area, .widget-output").first
     press = panel.locator("button", has_text="Tell")
     before = settle(page, told)
-    for control, action in [("input[type=text]", "Once"), (".noUi-handle >> nth=0", "ArrowRight"), (".noUi-handle >> nth=1", "Home")]:
+    moves = [
+        ("input[type=text]", "Once"),
+        (".noUi-handle >> nth=0", "ArrowRight"),
+        (".noUi-handle >> nth=1", "Home"),
+    ]
+    for control, action in moves:
         move(panel.locator(control).first, action)
         press.click()
         changes(page, told, before, control)

@@ -1,4 +1,7 @@
-"The pages in a real browser, light and dark: axe-core finds nothing serious, and the page for a wrong address works from any depth."
+"""The pages in a real browser, light and dark.
+
+axe-core finds nothing serious, and the page for a wrong address works from any depth.
+"""
 import re
 import runpy
 from functools import partial
@@ -8,33 +11,40 @@ from threading import Thread
 
 import pytest
 
+from . import test_page
 from .axe import serious
-from .test_page import (  # fixtures: a browser, and the folder of lm336_web
-    Quiet,
-    serve,
-)
+from .test_page import Quiet, serve
 from .test_widgets import contrast
 
+chromium = test_page.chromium  # fixtures: a browser,
+web_page = test_page.site  # and the folder of lm336_web
+
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT/"_docs"
+DOCS = ROOT / "_docs"
 SCHEMES = "light", "dark"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_colour_can_be_read_on_every_paper(scheme):
-    "WCAG 2.1, 1.4.3: 4.5 to 1, for all colours of the theme that text is set in, on the page and on the shade behind code."
-    found = re.findall(r"(?m)^\$([\w-]+): +#(\w{6});", (ROOT/f"nbs/theme-{scheme}.scss").read_text())
-    colours = {name: [int(code[k:k + 2], 16) for k in (0, 2, 4)] for name, code in found}
+    "WCAG 2.1, 1.4.3: 4.5 to 1, for all colours of the theme on the page and behind code."
+    theme = (ROOT / f"nbs/theme-{scheme}.scss").read_text()
+    found = re.findall(r"(?m)^\$([\w-]+): +#(\w{6});", theme)
+    colours = {name: [int(code[k : k + 2], 16) for k in (0, 2, 4)] for name, code in found}
     papers = {name: colours.pop(name) for name in ("paper", "shade")}
     assert colours.pop("line") and len(colours) >= 8
-    bad = {(ink, paper): round(contrast(colours[ink], papers[paper]), 2) for ink in colours for paper in papers if contrast(colours[ink], papers[paper]) < 4.5}
-    assert not bad
+    ratios = {
+        (ink, paper): contrast(colour, shade)
+        for ink, colour in colours.items()
+        for paper, shade in papers.items()
+    }
+    assert not {pair: round(ratio, 2) for pair, ratio in ratios.items() if ratio < 4.5}
 
 
 class Lost(Quiet):
     "Answers every address that does not exist with 404.html, as servers of static pages do."
+
     def send_error(self, code, *args):
-        page = (Path(self.directory)/"book/404.html").read_bytes()
+        page = (Path(self.directory) / "book/404.html").read_bytes()
         self.send_response(code)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
@@ -42,17 +52,24 @@ class Lost(Quiet):
             self.wfile.write(page)
 
 
-@pytest.mark.parametrize("address", ["book/lost.html", "book/deep/down/lost", "book/deep/down/"])
+LOST = """<!doctype html><html lang="en">
+<head><title>x</title><script src="/lm336/s.js"></script></head>
+<body><a href="/lm336/index.html">home</a></body></html>"""
+
+
+@pytest.mark.parametrize("address", ["lost.html", "deep/down/lost", "deep/down/"])
 def test_a_wrong_address_leads_home_from_any_depth(page, tmp_path, address):
-    "Built for /lm336/, served under /book/: the links of 404.html still end at the first page."
-    (tmp_path/"book").mkdir()
-    html = '<!doctype html><html lang="en"><head><title>x</title><script src="/lm336/s.js"></script></head><body><a href="/lm336/index.html">home</a></body></html>'
-    mend = runpy.run_path(str(ROOT/".ci/site.py"))["at_any_depth"]
-    for name, text in {"404.html": mend(html, "/lm336/"), "index.html": "<title>home</title>", "s.js": "window.ran = true", "search.json": "[]"}.items():
-        (tmp_path/"book"/name).write_text(text)
+    "Built for /lm336/, served under /book/: the links of 404.html still lead home."
+    book = tmp_path / "book"
+    book.mkdir()
+    mend = runpy.run_path(str(ROOT / ".ci/site.py"))["at_any_depth"]
+    (book / "404.html").write_text(mend(LOST, "/lm336/"))
+    (book / "index.html").write_text("<title>home</title>")
+    (book / "s.js").write_text("window.ran = true")
+    (book / "search.json").write_text("[]")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Lost, directory=str(tmp_path)))
     Thread(target=server.serve_forever, daemon=True).start()
-    page.goto(f"http://127.0.0.1:{server.server_port}/{address}")
+    page.goto(f"http://127.0.0.1:{server.server_port}/book/{address}")
     assert page.evaluate("window.ran") is True
     page.click("text=home")
     assert page.title() == "home"
@@ -61,7 +78,10 @@ def test_a_wrong_address_leads_home_from_any_depth(page, tmp_path, address):
 
 @pytest.fixture
 def page(chromium, request):
-    context = chromium.new_context(viewport=dict(width=1280, height=900), color_scheme=getattr(request, "param", "light"))
+    scheme = getattr(request, "param", "light")
+    context = chromium.new_context(
+        viewport=dict(width=1280, height=900), color_scheme=scheme
+    )
     page = context.new_page()
     page.set_default_timeout(30_000)
     yield page
@@ -72,7 +92,8 @@ def page(chromium, request):
 def test_the_page_of_lm336_web(page, web_page):
     page.goto(web_page[1])
     page.click("#go:enabled")
-    page.wait_for_selector("#status:has-text('400 tokens')")      # its policy lets no string be run as a program
+    # its policy lets no string be run as a program
+    page.wait_for_selector("#status:has-text('400 tokens')")
     assert serious(page) == []
 
 
@@ -82,7 +103,10 @@ def docs():
         yield address
 
 
-@pytest.mark.skipif(not (DOCS/"index.html").exists(), reason="the site is not rendered: make docs")
+IS_RENDERED = (DOCS / "index.html").exists()
+
+
+@pytest.mark.skipif(not IS_RENDERED, reason="the site is not rendered: make docs")
 @pytest.mark.parametrize("page", SCHEMES, indirect=True)
 @pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.html")))
 def test_rendered_page(page, docs, name, request):
@@ -95,5 +119,6 @@ def test_rendered_page(page, docs, name, request):
     page.wait_for_load_state("networkidle")
     for width in (1280, 360):
         page.set_viewport_size(dict(width=width, height=900))
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"wider than a screen of {width} pixels"
+        fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert fits, f"wider than a screen of {width} pixels"
         assert serious(page) == []
