@@ -32,6 +32,7 @@ from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .generation import KVCache as KVCache
+from .generation import SamplingConfig as SamplingConfig
 from .generation import generate_stream as generate_stream
 from .generation import next_token_probs as next_token_probs
 from .generation import sample as sample
