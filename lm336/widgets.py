@@ -264,7 +264,7 @@ def attention_weights(
     same = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     for layer in model.layers:
         q, k, _ = layer.attn.project(layer.ln1(x))
-        weights.append(scaled_dot_product_attention(q, k, same, causal=True, fused=False)[0])
+        weights.append(scaled_dot_product_attention(q, k, same, causal=True)[0])
         x = layer(x)
     weights = torch.stack(weights)
     if not weights.isfinite().all():
