@@ -23,6 +23,7 @@ import torch
 import common
 from lm336 import Transformer
 from lm336.accounting import environment, matmul_speed
+from lm336.fast_model import make_fast
 from lm336.generation import SamplingConfig, generate_stream
 from lm336.interop import to_hf
 from lm336.tokenizer import Tokenizer
@@ -127,7 +128,7 @@ def main():
     )
     for size in args.sizes:
         torch.manual_seed(0)
-        model = Transformer(TransformerConfig(**common.SIZES[size])).eval()
+        model = make_fast(Transformer(TransformerConfig(**common.SIZES[size])).eval())
         hf = hugging_face(model) if versions else None
         for batch in args.batch:
             prompts = torch.randint(

@@ -169,14 +169,14 @@ def torch_step(make_model, shape, precision, compiled):
 
 def attention_as_products():
     "Two batched products in place of PyTorch's fused attention."
-    from lm336 import attention
+    from lm336 import fast_model
 
-    attention.products_are_faster = lambda q, k: True
+    fast_model.products_are_faster = lambda q, k: True
 
 
 def q_k_v_apart():
     "q, k and v each by itself: no weights are stacked, no gradients put together."
-    from lm336 import attention
+    from lm336 import fast_model
 
     def project(self, x, token_positions=None):
         q, k, v = (
@@ -184,7 +184,7 @@ def q_k_v_apart():
         )
         return self.rope(q, token_positions), self.rope(k, token_positions), v
 
-    attention.MultiHeadSelfAttention.project = project
+    fast_model.FastAttention.project = project
 
 
 def loss_in_larger_chunks():

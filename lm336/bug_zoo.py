@@ -125,10 +125,10 @@ BUGS: list[Bug] = []
 
 # %% ../nbs/19_bug_zoo.ipynb #e3a09d0c
 def _mask_too_wide(original, diagonal=1):
-    def sdpa(q, k, v, mask=None, fused=True, causal=False):
+    def sdpa(q, k, v, mask=None, causal=False):
         size = q.shape[-2]
         if causal and size == k.shape[-2]: mask, causal = torch.ones(size, size, dtype=torch.bool).tril(diagonal), False   # tril(0) is right
-        return original(q, k, v, mask, fused, causal)
+        return original(q, k, v, mask, causal)
     return sdpa
 
 
@@ -212,8 +212,8 @@ BUGS.append(Bug(
 
 # %% ../nbs/19_bug_zoo.ipynb #fa1e00ea
 def _wrong_axis(original):
-    def sdpa(q, k, v, mask=None, fused=True, causal=False):
-        if not causal or q.shape[-2] != k.shape[-2]: return original(q, k, v, mask, fused, causal)
+    def sdpa(q, k, v, mask=None, causal=False):
+        if not causal or q.shape[-2] != k.shape[-2]: return original(q, k, v, mask, causal)
         scores = q @ k.mT / math.sqrt(q.shape[-1])
         scores = scores.masked_fill(~attention.causal_mask(*scores.shape[-2:], q.device), -math.inf)
         return scores.softmax(-2) @ v                                                      # -1 is right
@@ -232,7 +232,7 @@ BUGS.append(Bug("softmax over the wrong axis", "lm336.attention.scaled_dot_produ
 
 # %% ../nbs/19_bug_zoo.ipynb #897b1eb2
 def _unscaled(original):
-    def sdpa(q, k, v, mask=None, fused=True, causal=False): return original(q * math.sqrt(q.shape[-1]), k, v, mask, fused, causal)
+    def sdpa(q, k, v, mask=None, causal=False): return original(q * math.sqrt(q.shape[-1]), k, v, mask, causal)
     return sdpa
 
 

@@ -15,12 +15,9 @@ import torch
 from .configuration import TrainingConfig
 from .errors import InputError
 from .tensors import load_tensors, save_tensors
-from .transformer import TransformerConfig
+from .transformer import WRAPPERS, TransformerConfig
 
 __all__ = ["load_checkpoint", "read_checkpoint", "save_checkpoint"]
-
-# what a model that is wrapped has before the names of its weights, and by whom
-WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
 
 def save_checkpoint(

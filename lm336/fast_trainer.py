@@ -63,12 +63,14 @@ class FastTrainer(Trainer):
         device: str | torch.device | None = None,  # as for `pick_device`
     ):
         from .accounting import flops_per_token
+        from .fast_model import make_fast
         from .fast_training import FastUpdate, compiles_well
 
         place = pick_device(device)
         self.rank, self.num_processes = process_group(place)
         check_training(config, place)
-        super().__init__(model.to(place), train_tokens, valid_tokens, config, folder)
+        model = make_fast(model.to(place))
+        super().__init__(model, train_tokens, valid_tokens, config, folder)
         self.device = place
         self.precision = config.precision
         if config.precision == "auto":

@@ -86,7 +86,7 @@ def penalise(
     penalty: float,  # above 1: less likely; below 1: likelier
 ) -> torch.Tensor:  # (..., vocab)
     """The repetition penalty (Keskar et al. 2019, section 4.1): logits of what has occurred
-    are divided by it. Negative ones are multiplied, since a division would make them larger."""
+    are divided by it. Negative ones are multiplied, as a division would make them larger."""
     penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, penalised, logits)
 

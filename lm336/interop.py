@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
-from .attention import reorder_rows
 from .errors import END_OF_TEXT, InputError
+from .fast_model import reorder_rows, to_halves, to_neighbours
 from .files import atomic_path, read_json, sha256, sync, write_json
-from .rope import to_halves, to_neighbours
 from .tensors import load_tensors, save_tensors
 from .tokenizer import Tokenizer
 from .transformer import Transformer, TransformerConfig, check_room, parameter_shapes

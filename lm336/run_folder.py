@@ -75,9 +75,11 @@ def load_run(
     """Open a run.
 
     `InputError` where a file is missing, damaged or of another run."""
+    from .fast_model import make_fast
+
     run = read_run(folder)
     check_digests(folder, run, "tokenizer.json", "model.safetensors")
-    model = Transformer.from_pretrained(folder, device=device)
+    model = make_fast(Transformer.from_pretrained(folder, device=device))
     tokenizer = Tokenizer.from_pretrained(folder)
     for name, value in asdict(model.config).items():
         if run["model"].get(name, value) != value:

@@ -264,7 +264,7 @@ def attention_weights(
     same = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     for layer in model.layers:
         q, k, _ = layer.attn.project(layer.ln1(x))
-        weights.append(scaled_dot_product_attention(q, k, same, causal=True, fused=False)[0])
+        weights.append(scaled_dot_product_attention(q, k, same, causal=True)[0])
         x = layer(x)
     weights = torch.stack(weights)
     if not weights.isfinite().all():
@@ -337,7 +337,7 @@ class ScheduleExplorer(anywidget.AnyWidget):
             config = TrainingConfig()
         high, low = config.learning_rate, config.min_learning_rate
         warmup_steps, max_steps = config.warmup_steps, config.max_steps
-        cosine_schedule(0, high, low, warmup_steps, max_steps)  # refuses a floor above the peak
+        cosine_schedule(0, high, low, warmup_steps, max_steps)  # refuses a bad floor
         super().__init__(
             learning_rate=high,
             min_learning_rate=low,

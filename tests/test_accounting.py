@@ -1,5 +1,6 @@
 "What is predicted, against what PyTorch counts, what autograd keeps and what a process holds."
 
+import copy
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from lm336.accounting import (
     resident_memory,
     training_memory,
 )
+from lm336.fast_model import make_fast
 from lm336.transformer import Transformer, TransformerConfig, parameter_count
 
 from .conftest import ROOT
@@ -70,8 +72,8 @@ def test_the_prediction_is_what_the_shapes_of_the_weights_say(config, seq):
 @some_configs
 def test_operations_are_counted_as_predicted(config):
     "The fused attention counts its second pass over the scores; nothing else does."
-    for fused, extra in ((False, 0), (True, 1)):
-        model, ids = Transformer(config, fused=fused), some_ids(4, 32)
+    plain, ids = Transformer(config), some_ids(4, 32)
+    for model, extra in ((plain, 0), (make_fast(copy.deepcopy(plain)), 1)):
         again = extra * config.num_layers * 2 * 32 * config.d_model
         expected = flops_per_token(model.config) + again
         counted = counted_flops(lambda model=model: model(ids).sum(), model.parameters())
@@ -79,15 +81,17 @@ def test_operations_are_counted_as_predicted(config):
         assert all(p.grad is None for p in model.parameters()), "somebody else's gradients"
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_without_parameters_the_forward_pass_alone_is_counted(fused):
-    model, ids = Transformer(CONFIG, fused=fused), some_ids(4, 32)
+@pytest.mark.parametrize("fast", [False, True])
+def test_without_parameters_the_forward_pass_alone_is_counted(fast):
+    model, ids = Transformer(CONFIG), some_ids(4, 32)
+    if fast:
+        make_fast(model)
     expected = flops_per_token(model.config, training=False) * ids.numel()
     assert counted_flops(lambda: model(ids)) == expected
 
 
 def test_weights_that_do_not_learn_take_no_product_for_their_gradient():
-    model, ids = Transformer(CONFIG, fused=False), some_ids(4, 32)
+    model, ids = Transformer(CONFIG), some_ids(4, 32)
     model.lm_head.weight.requires_grad_(False)
     counted = counted_flops(lambda: model(ids).sum(), model.parameters())
     spared = flops_by_part(model.config)["head"]
@@ -132,7 +136,7 @@ def kept_bytes(model, ids, autocast):
 @pytest.mark.parametrize("batch_size, seq", [(2, 32), (5, 20)])
 def test_activations_are_what_autograd_keeps(config, autocast, batch_size, seq):
     "With one sequence or head, some tensors are views of others: some percent less or more."
-    model = Transformer(config)
+    model = make_fast(Transformer(config))
     predicted = training_memory(model.config, batch_size, seq, autocast, autocast)
     counted = kept_bytes(model, some_ids(batch_size, seq), autocast)
     assert predicted["activations"] == pytest.approx(counted, rel=0.01)

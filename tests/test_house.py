@@ -47,6 +47,9 @@ DOORS: dict[tuple[str, str], str] = {
     ("corpus", "grammar"): "`corpus_files` writes the built-in stories",
     ("corpus", "download"): "`corpus_files` fetches TinyStories",
     ("evaluation", "grammar"): "`entropy_floor` is known for the built-in stories",
+    ("run_folder", "fast_model"): "`load_run` opens a model to be used",
+    ("fast_trainer", "fast_model"): "a run trains the fast model",
+    ("transformer", "generation"): "`Transformer.generate` is chapter 14's",
     ("generation", "fast_generation"): "steps and draws in fewer operations, stop strings",
 }
 
@@ -60,14 +63,15 @@ DONE = {  # rooms to which every rule of the house applies
     "bpe", "tokenizer_json", "tokenizer", "dataset", "fast_bpe",
     "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
     "training", "fast_trainer", "fast_training", "report",
+    "embeddings", "rope", "attention", "block", "transformer", "fast_model",
     "tensors", "errors", "experiments", "exercises", "interop",
     "evaluation", "accounting",
+    "generation", "fast_generation", "widgets",
 }
 NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
 NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
 NOT_YET_SHORT = {
-    "transformer",
-    "runs", "generation",
+    "runs",
 }
 NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
 

@@ -11,13 +11,12 @@ import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
 
-from lm336.attention import reorder_rows
 from lm336.errors import END_OF_TEXT, InputError
+from lm336.fast_model import reorder_rows, to_halves, to_neighbours
 from lm336.files import sha256
 from lm336.generation import SamplingConfig, generate_stream
 from lm336.grammar import write_stories
 from lm336.interop import from_hf, hf_name, to_hf, to_web
-from lm336.rope import to_halves, to_neighbours
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_shapes
 

@@ -1,4 +1,5 @@
-"The folder of `lm336_web` in a real browser, under a path prefix, with nothing outside it to be reached."
+"The folder of `lm336_web` in a real browser, under a path prefix, nothing else in reach."
+
 import re
 import shutil
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from lm336.interop import to_web
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
-sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
+sync_playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed"
+).sync_playwright
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
+    def log_message(self, format, *args):
+        pass
 
 
 @contextmanager
@@ -36,8 +40,13 @@ def serve(folder):
 def chromium():
     with sync_playwright() as playwright:
         program = shutil.which("chromium")
-        try: browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        except Exception as error: pytest.skip(f"no Chromium starts here: {error}".splitlines()[0])
+        try:
+            browser = playwright.chromium.launch(
+                executable_path=program,
+                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            )
+        except Exception as error:
+            pytest.skip(f"no Chromium starts here: {error}".splitlines()[0])
         yield browser
         browser.close()
 
@@ -45,26 +54,36 @@ def chromium():
 @pytest.fixture
 def site(tmp_path):
     torch.manual_seed(0)
-    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])   # no token ends the text
-    to_web(Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True)), tokenizer, tmp_path / "some/prefix")
-    with serve(tmp_path) as address: yield tmp_path / "some/prefix", address + "some/prefix/"
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [])  # no token ends the text
+    to_web(
+        Transformer(TransformerConfig(256, 64, 32, 2, 2, tie_embeddings=True)),
+        tokenizer,
+        tmp_path / "some/prefix",
+    )
+    with serve(tmp_path) as address:
+        yield tmp_path / "some/prefix", address + "some/prefix/"
 
 
 @pytest.fixture
 def page(chromium, site):
-    "An open page that no other server can be reached from; at the end, no errors and no request to anywhere else."
+    "An open page; at the end, no errors and no request to anywhere else."
     context = chromium.new_context(viewport=dict(width=360, height=640))
     page, asked, errors = context.new_page(), [], []
-    page.set_default_timeout(100_000)      # a limit, not a claim: a busy machine is slow
+    page.set_default_timeout(100_000)  # a limit, not a claim: a busy machine is slow
     context.on("request", lambda request: asked.append(request.url))
     context.route(lambda url: not url.startswith(site[1]), lambda route: route.abort())
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.expected_errors = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: errors.append(message.text) if message.type == "error" else None,
+    )
     yield page
     context.close()
     assert all(url.startswith(site[1]) for url in asked), asked
-    assert [error for error in errors if not any(words in error for words in page.expected_errors)] == []
+    assert [
+        error for error in errors if not any(words in error for words in page.expected_errors)
+    ] == []
 
 
 def test_tells_and_stops(page, site):
@@ -75,8 +94,12 @@ def test_tells_and_stops(page, site):
     page.wait_for_selector("#status:text-matches('^400 tokens')")
     text = page.text_content("#text")
     assert text.startswith("Once upon 中文") and len(text) > 50
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
-    page.evaluate("document.querySelector('#go').click(), document.querySelector('#go').click()")   # tell, and stop at once
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+        "wider than the screen"
+    )
+    page.evaluate(
+        "document.querySelector('#go').click(), document.querySelector('#go').click()"
+    )  # tell, and stop at once
     page.wait_for_selector("#status:text-matches('^[0-3]?[0-9]{1,2} tokens')")
 
 
@@ -85,7 +108,9 @@ def test_a_failed_download_can_be_tried_again(page, site):
     page.expected_errors = ["404"]
     (folder / "model.safetensors").rename(folder / "elsewhere")
     page.goto(address)
-    page.wait_for_selector("text=model.safetensors could not be downloaded: the server answered 404.")
+    page.wait_for_selector(
+        "text=model.safetensors could not be downloaded: the server answered 404."
+    )
     (folder / "elsewhere").rename(folder / "model.safetensors")
     page.click("text=Try again")
     page.wait_for_selector("text=Ready")
@@ -124,5 +149,6 @@ def test_nothing_but_the_files_beside_it_gets_in(page, site):
     page.expected_errors = ["Content Security Policy"]
     page.goto(site[1])
     page.wait_for_selector("text=Ready")
-    page.evaluate("document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.ran = 1' }))")
+    page.evaluate("""document.body.append(
+        Object.assign(document.createElement('script'), { textContent: 'window.ran = 1' }))""")
     assert page.evaluate("window.ran") is None

@@ -44,18 +44,18 @@ def lm336(command, *args, **kwargs):
     "One of the commands, in a process of its own, as a person would type it."
     code = "import sys; from lm336.cli import main; main(sys.argv[1], sys.argv[2:])"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # files, not pipes: nobody need read them for the command to go on
+    out = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    err = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-c", code, command, *map(str, args)],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=(out := tempfile.TemporaryFile("w+")),
-        stderr=(err := tempfile.TemporaryFile("w+")),
+        stdout=out,
+        stderr=err,
         **kwargs,
     )
-    process.files = (
-        out,
-        err,
-    )  # files, not pipes: nobody need read them for the command to go on
+    process.files = out, err
     return process
 
 
@@ -106,7 +106,7 @@ def measured(folder):
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("LM336_KILLS", 3))))
 def test_killed_and_resumed_is_bit_identical(preset, unbroken, tmp_path, seed):
-    "Killed at a random moment after the first checkpoint: LM336_KILLS=20 does it twenty times."
+    "Killed at a random moment after the first checkpoint: LM336_KILLS=20 does it 20 times."
     process = lm336("pretrain", "--preset", preset, "--out", tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     while not list(checkpoints.glob("step_*.safetensors")):
@@ -190,7 +190,7 @@ def processes(count, *args):
 
 
 def test_two_processes_equal_one(preset, tmp_path):
-    "torchrun with two processes on the same global batch: the same weights and evaluation but for rounding after 50 steps, one writer; and resumed."
+    "On the same batches, the same weights and losses but for rounding; one writes; resumed."
     run = json.loads(preset.read_text())
     run["training"] |= dict(
         max_steps=50, precision="float32", gradient_accumulation_steps=2, eval_interval=25
@@ -281,12 +281,9 @@ def test_a_write_that_ends_in_the_middle_leaves_the_last_checkpoint(tmp_path, sh
     good, weights = trainer.last_checkpoint(), (tmp_path / "model.safetensors").read_bytes()
     before = good.read_bytes()
     trainer.train_step()
-    with largest_file(int(len(before) * share)):
-        with pytest.raises(
-            OSError,
-            match="step 1 could not be saved: .*File too large.*; the last good checkpoint is .*step_00000000",
-        ):
-            trainer.save()
+    words = "step 1 could not be saved: .*File too large.*checkpoint is .*step_00000000"
+    with largest_file(int(len(before) * share)), pytest.raises(OSError, match=words):
+        trainer.save()
     assert (
         trainer.last_checkpoint() == good
         and good.read_bytes() == before
@@ -526,7 +523,7 @@ def test_ten_steps_equal_a_plain_loop_of_pytorchs_parts(
 
 
 def test_validation_windows_are_spread_over_the_text(tmp_path):
-    "A text whose later parts are of another kind: each window counts the same, and they lie evenly from its beginning to its end."
+    "Of a text whose parts differ: each counts the same, evenly from beginning to end."
     tokens = np.sort(np.random.default_rng(0).integers(300, size=33 + 15 * 200))
     trainer = small(tmp_path, tokens, eval_windows=16)
     for _ in range(20):
@@ -592,7 +589,7 @@ def same(ours, theirs):
 def test_a_number_that_is_not_finite_stops_before_the_update(
     tmp_path, precision, plant, words
 ):
-    "Losses are fetched every tenth step only; yet weights, averages and step counts are those after step 26."
+    "Losses are fetched every tenth step; yet weights, averages, counts are of step 26."
     healthy, doomed = (
         small(tmp_path / name, precision=precision) for name in ("healthy", "doomed")
     )
@@ -650,7 +647,7 @@ def test_no_checkpoint_with_a_number_that_is_not_finite_is_written_or_read(tmp_p
     trainer.model.lm_head.weight.data[0, 0] = math.nan
     with pytest.raises(
         FloatingPointError,
-        match="step 2 cannot be saved: model.lm_head.weight .*the last good checkpoint is .*step_00000001",
+        match="step 2 cannot be saved: model.lm_head.weight .*checkpoint is .*step_00000001",
     ):
         trainer.save()
     assert trainer.last_checkpoint() == good
@@ -684,7 +681,7 @@ def test_one_flipped_bit_is_noticed_and_nothing_is_loaded(tmp_path):
 
 
 def test_a_run_of_the_first_edition_goes_on(tmp_path):
-    "Its checkpoints have no digest, no seconds and no precision, and know nothing of newer fields."
+    "Its checkpoints have no digest, seconds or precision, and know nothing of newer fields."
     trainer, expected = (
         small(tmp_path, max_steps=20),
         small(tmp_path / "unbroken", max_steps=20),
@@ -860,7 +857,7 @@ class Clock:
 
 
 def timed(folder, step_seconds, **changes):
-    "A trainer of 60 seconds whose steps take what `step_seconds(step)` says, by a clock of its own."
+    "A run of 60 seconds whose steps take what `step_seconds(step)` says, by its own clock."
     usual = dict(
         max_steps=100,
         warmup_steps=10,
@@ -902,7 +899,7 @@ def rates(folder):
     "slow", [0, 30, 90], ids=["at the start", "in the middle", "at the end"]
 )
 def test_a_busy_moment_costs_a_timed_run_only_itself(tmp_path, slow):
-    "The schedule is that of the time that has passed: full warm-up, full cosine, and an end when the time is over."
+    "The schedule is that of the time: full warm-up, full cosine, and an end in time."
     trainer = timed(tmp_path, lambda step: 12.0 if step == slow else 0.5)
     trainer.fit()
     starts = [
@@ -921,7 +918,7 @@ def test_a_busy_moment_costs_a_timed_run_only_itself(tmp_path, slow):
 
 
 def test_a_timed_run_counts_its_looks_and_ends_once(tmp_path):
-    "A look that takes longer than the time that is left: the run ends there, looked at once, and saved."
+    "A look that takes longer than what is left: the run ends there, looked at once, saved."
     trainer = timed(tmp_path, lambda step: 1.0, eval_interval=90)
     look = trainer.validate
 
@@ -1015,8 +1012,10 @@ import atexit, os, sys, time
 import torch, torch.distributed as dist
 from lm336.devices import pick_device, process_group, processes
 rank, count = processes()
-atexit.register(lambda: print(f"{rank} of {count}: still joined {dist.is_initialized()}", flush=True))    # runs after what is registered later
-if rank == 0: time.sleep(1)                       # as if it were preparing a text, before there is a group
+def tell():
+    print(f"{rank} of {count}: still joined {dist.is_initialized()}", flush=True)
+atexit.register(tell)    # runs after what is registered later
+if rank == 0: time.sleep(1)    # as if it were preparing a text, before there is a group
 process_group(pick_device("cpu"))
 dist.barrier()
 if len(sys.argv) > 1 and rank == 1: os.kill(os.getpid(), 9)

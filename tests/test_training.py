@@ -38,7 +38,7 @@ def small(folder, tokens=None, **changes):
 
 
 def plain_loop(model, tokens, config, steps):
-    "The same run in the fewest lines: PyTorch's optimizer, loss and clipping, a schedule written out, one batch at a time."
+    "The same in the fewest lines: PyTorch's optimizer, loss and clipping, a schedule."
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=config.betas, weight_decay=config.weight_decay
     )
