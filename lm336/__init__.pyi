@@ -31,6 +31,7 @@ from .errors import END_OF_TEXT as END_OF_TEXT
 from .errors import InputError as InputError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .fast_model import make_fast as make_fast
 from .generation import KVCache as KVCache
 from .generation import SamplingConfig as SamplingConfig
 from .generation import generate_stream as generate_stream
