@@ -70,11 +70,7 @@ def type_errors(code: str, folder: Path) -> list[str]:
 needs_pyright = pytest.mark.skipif(not shutil.which("pyright"), reason="pyright is not here")
 
 
-not_yet_typed = pytest.mark.xfail(reason="Transformer is not annotated yet", strict=False)
-
-
 @needs_pyright
-@not_yet_typed
 def test_a_type_checker_finds_no_fault_with_the_readmes_program(tmp_path):
     assert type_errors(snippet(), tmp_path) == []
 
@@ -84,11 +80,7 @@ def test_a_type_checker_finds_no_fault_with_the_readmes_program(tmp_path):
     "code, says",
     [
         ("from lm336 import load_preset\nload_preset(1)\n", '"Literal[1]"'),
-        pytest.param(
-            "from lm336 import Transformer\nTransformer(1)\n",
-            "TransformerConfig",
-            marks=not_yet_typed,
-        ),
+        ("from lm336 import Transformer\nTransformer(1)\n", "TransformerConfig"),
         ("from lm336 import Transformers\n", "Transformers"),
     ],
 )
