@@ -20,7 +20,7 @@ MAIN_LINE = [
     "embeddings", "rope", "attention", "block", "transformer",
     "loss", "adamw", "schedule",
     "configuration", "devices", "checkpoints", "run_folder",
-    "training", "fast_trainer", "runs",
+    "training", "fast_trainer", "resumable_trainer", "runs",
     "generation", "evaluation",
 ]
 UNDER_THE_HOOD = [
@@ -58,22 +58,10 @@ LINES = 250  # of a room of the main line, blanks and docstrings aside
 
 # What does not hold yet. A module that holds is taken out.
 NOT_YET_IN_ORDER: set[str] = set()
-DONE = {  # rooms to which every rule of the house applies
-    "corpus", "grammar", "download",
-    "bpe", "tokenizer_json", "tokenizer", "dataset", "fast_bpe",
-    "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
-    "training", "fast_trainer", "fast_training", "report",
-    "embeddings", "rope", "attention", "block", "transformer", "fast_model",
-    "tensors", "errors", "experiments", "exercises", "interop",
-    "evaluation", "accounting",
-    "generation", "fast_generation", "widgets",
-}
-NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
-NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
-NOT_YET_SHORT = {
-    "runs",
-}
-NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
+NOT_YET_IN_DOORS: set[str] = set()
+NOT_YET_NARROW = {"bug_zoo", "cli"}
+NOT_YET_SHORT: set[str] = set()
+NOT_YET_DOCUMENTED: set[str] = set()
 
 
 def modules(names=ORDER):
