@@ -124,10 +124,12 @@ def caught(
 BUGS: list[Bug] = []
 
 # %% ../nbs/19_bug_zoo.ipynb #e3a09d0c
-def _mask_too_wide(original, diagonal=1):
+def _mask_too_wide(original: Callable, diagonal: int = 1) -> Callable:
     def sdpa(q, k, v, mask=None, causal=False):
         size = q.shape[-2]
-        if causal and size == k.shape[-2]: mask, causal = torch.ones(size, size, dtype=torch.bool).tril(diagonal), False   # tril(0) is right
+        if causal and size == k.shape[-2]:
+            mask = torch.ones(size, size, dtype=torch.bool).tril(diagonal)  # tril(0) is right
+            causal = False
         return original(q, k, v, mask, causal)
     return sdpa
 
@@ -139,10 +141,15 @@ def the_past_does_not_know_the_future():
     before = model(ids)
     ids[0, 9] = (ids[0, 9] + 1) % 64
     changed = (model(ids) - before).abs().amax(-1)[0]
-    assert changed[:9].max() == 0, f"a change of token 9 is felt at position {changed.nonzero()[0].item()}: is the mask one too wide?"
+    assert changed[:9].max() == 0, (
+        f"a change of token 9 is felt at position {changed.nonzero()[0].item()}: "
+        "is the mask one too wide?")
 
-BUGS.append(Bug("mask one too wide", "lm336.attention.scaled_dot_product_attention", _mask_too_wide, the_past_does_not_know_the_future,
-                "a loss that falls faster than it ever did, and nonsense when the model writes"))
+
+BUGS.append(Bug(
+    "mask one too wide", "lm336.attention.scaled_dot_product_attention",
+    _mask_too_wide, the_past_does_not_know_the_future,
+    "a loss that falls faster than it ever did, and nonsense when the model writes"))
 
 # %% ../nbs/19_bug_zoo.ipynb #c094089b
 def _no_mask(original: Callable) -> Callable:
@@ -152,10 +159,11 @@ def _no_mask(original: Callable) -> Callable:
 def nothing_beats_the_entropy():
     "On fair dice, a validation loss is not below ln 8, by more than luck explains."
     rng = np.random.default_rng(0)
-    die: dict[str, Any] = dict(vocab_size=8, context_length=16, d_model=32, num_layers=1, num_heads=2)
+    die = TransformerConfig(
+        vocab_size=8, context_length=16, d_model=32, num_layers=1, num_heads=2)
     with TemporaryDirectory() as folder:
         tosses = rng.integers(8, size=50_000)
-        run = tiny_trainer(folder, tosses, TransformerConfig(**die), max_steps=80)
+        run = tiny_trainer(folder, tosses, die, max_steps=80)
         run.valid_tokens = rng.integers(8, size=5_000)
         take_steps(run, 80)
         loss = run.validate()
@@ -211,12 +219,13 @@ BUGS.append(Bug(
     "validation that falls with training all the way, however small the text"))
 
 # %% ../nbs/19_bug_zoo.ipynb #fa1e00ea
-def _wrong_axis(original):
+def _wrong_axis(original: Callable) -> Callable:
     def sdpa(q, k, v, mask=None, causal=False):
-        if not causal or q.shape[-2] != k.shape[-2]: return original(q, k, v, mask, causal)
+        if not causal or q.shape[-2] != k.shape[-2]:
+            return original(q, k, v, mask, causal)
         scores = q @ k.mT / math.sqrt(q.shape[-1])
-        scores = scores.masked_fill(~attention.causal_mask(*scores.shape[-2:], q.device), -math.inf)
-        return scores.softmax(-2) @ v                                                      # -1 is right
+        visible = attention.causal_mask(q.shape[-2], k.shape[-2], q.device)
+        return scores.masked_fill(~visible, -math.inf).softmax(-2) @ v  # -1 is right
     return sdpa
 
 
@@ -225,14 +234,20 @@ def an_average_of_equals_is_the_same():
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 2, 6, 8), torch.randn(1, 2, 6, 8), torch.ones(1, 2, 6, 8)
     out = attention.scaled_dot_product_attention(q, k, v, causal=True)
-    assert torch.allclose(out, v, atol=1e-5), f"weights add up to {out[0, 0, 0, 0]:.2f}: is the softmax over the wrong axis?"
+    assert torch.allclose(out, v, atol=1e-5), (
+        f"weights add up to {out[0, 0, 0, 0]:.2f}: "
+        "is the softmax over the wrong axis?")
 
-BUGS.append(Bug("softmax over the wrong axis", "lm336.attention.scaled_dot_product_attention", _wrong_axis, an_average_of_equals_is_the_same,
-                "a loss that is too good, and text that does not keep its promise"))
+
+BUGS.append(Bug(
+    "softmax over the wrong axis", "lm336.attention.scaled_dot_product_attention",
+    _wrong_axis, an_average_of_equals_is_the_same,
+    "a loss that is too good, and text that does not keep its promise"))
 
 # %% ../nbs/19_bug_zoo.ipynb #897b1eb2
-def _unscaled(original):
-    def sdpa(q, k, v, mask=None, causal=False): return original(q * math.sqrt(q.shape[-1]), k, v, mask, causal)
+def _unscaled(original: Callable) -> Callable:
+    def sdpa(q, k, v, mask=None, causal=False):
+        return original(q * math.sqrt(q.shape[-1]), k, v, mask, causal)
     return sdpa
 
 
@@ -240,12 +255,18 @@ def attention_equals_the_formula():
     "softmax(q k^T / sqrt(d_head)) v, spelled out in float64 for one query."
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 6, 8, dtype=torch.float64) for _ in "qkv")
-    out, last = attention.scaled_dot_product_attention(q, k, v, causal=True)[0, 0, -1], q[0, 0, -1]
+    out = attention.scaled_dot_product_attention(q, k, v, causal=True)
+    last = q[0, 0, -1]
     weights = torch.stack([(last @ key / 8**0.5).exp() for key in k[0, 0]])
-    assert torch.allclose(out, weights / weights.sum() @ v[0, 0]), "not the formula: are the scores divided by the root of d_head?"
+    expected = weights / weights.sum() @ v[0, 0]
+    assert torch.allclose(out[0, 0, -1], expected), \
+        "not the formula: are the scores divided by the root of d_head?"
 
-BUGS.append(Bug("scores not scaled", "lm336.attention.scaled_dot_product_attention", _unscaled, attention_equals_the_formula,
-                "a model that learns, a little worse, the more so the wider its heads"))
+
+BUGS.append(Bug(
+    "scores not scaled", "lm336.attention.scaled_dot_product_attention",
+    _unscaled, attention_equals_the_formula,
+    "a model that learns, a little worse, the more so the wider its heads"))
 
 # %% ../nbs/19_bug_zoo.ipynb #2ae674c8
 def _keys_stay(original: Callable) -> Callable:
@@ -535,11 +556,11 @@ def a_broken_run_is_the_same_run():
     "Twenty steps, a new trainer, twenty more: the weights of forty."
     with TemporaryDirectory() as folder:
         whole = tiny_trainer(Path(folder) / "whole", kind=Run)
-        broken = tiny_trainer(Path(folder) / "broken", kind=Run)
+        broken: Any = tiny_trainer(Path(folder) / "broken", kind=Run)
         take_steps(whole)
         take_steps(broken, 20)
         broken.save()
-        again = tiny_trainer(Path(folder) / "broken", kind=Run)
+        again: Any = tiny_trainer(Path(folder) / "broken", kind=Run)
         again.resume()
         take_steps(again, 20)
     pairs = zip(whole.model.parameters(), again.model.parameters(), strict=True)

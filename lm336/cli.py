@@ -24,7 +24,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
 
 import lm336
-
 from .errors import END_OF_TEXT, InputError
 from .files import LEFTOVER, owned, pretrained_folder, sha256, sync, write_json
 

@@ -33,7 +33,6 @@ from .schedule import cosine_schedule
 from .training import Trainer, read_metrics
 from .transformer import Transformer
 
-
 # %% ../nbs/13_runs.ipynb #26806cf8
 class ResumableTrainer(FastTrainer):
     """A `FastTrainer` that keeps checkpoints in its folder, and goes on from them.
