@@ -54,7 +54,7 @@ COUNTING = np.arange(2000) % 64
 
 def tiny_trainer(
     folder: str | PathLike,              # the run folder
-    tokens: np.ndarray = COUNTING,       # to learn from, and to be tested on
+    tokens: np.ndarray | None = None,    # to learn from, and to be tested on; None: COUNTING
     config: TransformerConfig = CONFIG,  # the model's shape
     kind: type[Trainer] = Trainer,       # `Run` for one that can go on
     **changes: Any,                      # fields of `TrainingConfig` that differ from STEPS
@@ -62,6 +62,7 @@ def tiny_trainer(
     "A trainer for a tiny model, the same at every call."
     torch.manual_seed(0)
     steps = TrainingConfig(**STEPS | changes)
+    tokens = COUNTING if tokens is None else tokens
     return kind(Transformer(config), tokens, tokens, steps, folder)
 
 
