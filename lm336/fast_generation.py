@@ -16,16 +16,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from . import fast_model
 from .attention import MultiHeadSelfAttention
 from .block import RMSNorm, SwiGLU, TransformerBlock
 from .embeddings import Embedding, Linear
-from lm336.fast_model import (
-    FastAttention,
-    FastEmbedding,
-    FastRMSNorm,
-    FastRotaryEmbedding,
-    FastSwiGLU,
-)
 from .generation import KVCache, SamplingConfig, Token, check_scores, penalise, sample
 from .rope import RotaryEmbedding
 from .tokenizer import Tokenizer
@@ -167,7 +161,8 @@ def _hidden(cache: KVCache) -> torch.Tensor | None:
 # %% ../nbs/28_fast_generation.ipynb #2c83e150
 _OURS = {Transformer, TransformerBlock, MultiHeadSelfAttention, RotaryEmbedding, SwiGLU}
 _OURS |= {RMSNorm, Embedding, Linear, nn.ModuleList}
-_OURS |= {FastAttention, FastRotaryEmbedding, FastSwiGLU, FastRMSNorm, FastEmbedding}
+_OURS |= {fast_model.FastAttention, fast_model.FastRotaryEmbedding, fast_model.FastSwiGLU}
+_OURS |= {fast_model.FastRMSNorm, fast_model.FastEmbedding}
 
 # %% ../nbs/28_fast_generation.ipynb #87d68381
 class Decoder:

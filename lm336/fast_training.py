@@ -22,7 +22,6 @@ from .errors import InputError
 from .loss import check_targets
 from .transformer import Transformer
 
-
 # %% ../nbs/27_fast_training.ipynb #2d688025
 def _surprise(
     logits: torch.Tensor,  # (rows, vocab); they become exponentials

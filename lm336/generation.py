@@ -19,7 +19,6 @@ from .errors import InputError
 from .tokenizer import Tokenizer
 from .transformer import Transformer, TransformerConfig
 
-
 # %% ../nbs/14_generation.ipynb #f1abb637
 def draw_tokens(
     probabilities: torch.Tensor,  # (..., vocab), each row adds up to 1, within rounding

@@ -121,8 +121,9 @@ class ResumableTrainer(FastTrainer):
             self.update.scaler.load_state_dict(before["scaler"])
         if before.get("precision", self.precision) != self.precision:
             warnings.warn(
-                f"this run has been trained in {before['precision']} so far, and goes on in "
-                f"{self.precision}: its numbers will differ from those of a run on one machine",
+                f"this run has been trained in {before['precision']} so far, and goes on "
+                f"in {self.precision}: its numbers will differ from those of a run on one "
+                "machine",
                 stacklevel=3,
             )
         self.update.skipped = before.get("skipped", 0)

@@ -29,7 +29,6 @@ from .loss import cross_entropy
 from .schedule import cosine_schedule
 from .transformer import Transformer
 
-
 # %% ../nbs/12_training.ipynb #3f39eb05
 def check_texts(
     context_length: int,  # tokens that the model sees at once

@@ -31,7 +31,6 @@ from .tokenizer import Tokenizer
 from .training import Trainer
 from .transformer import Transformer
 
-
 # %% ../nbs/20_widgets.ipynb #057388f9
 def token_bars(
     logits: torch.Tensor,  # (vocab,) scores for the next token

@@ -27,11 +27,6 @@ ASSERTING = {
 }
 SILENT = {"forward", "backward", "extra_repr"}  # PyTorch calls them: no cell does
 
-# Chapters whose code is not yet as it should be. One that is comes off the list.
-NOT_YET_NARROW = {"19_bug_zoo", "22_cli"}
-NOT_YET_SHORT = NOT_YET_NARROW
-NOT_YET_PLAIN = NOT_YET_NARROW
-
 
 def identifiers(tree):
     "Every name and attribute that a piece of code mentions."
@@ -123,7 +118,7 @@ class Cell:
 
 
 def patched_to(function):
-    "The class that fastcore's `patch` or `patch_to` gives a function to; None for a plain one."
+    "The class that fastcore's `patch` or `patch_to` gives a function to, or None."
     for decorator in function.decorator_list:
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "patch_to":
             return ast.unparse(decorator.args[0])
@@ -255,26 +250,22 @@ def has_module(path):
 CHAPTERS = [Chapter(path) for path in sorted(NBS.glob("*.ipynb")) if has_module(path)]
 
 
-def by_chapter(not_yet):
-    "A test for each chapter; one that is not there yet may fail."
-    mark = pytest.mark.xfail(reason="does not hold yet", strict=False)
-    marks = {chapter.name: mark if chapter.name in not_yet else () for chapter in CHAPTERS}
-    return pytest.mark.parametrize(
-        "chapter", [pytest.param(one, id=one.name, marks=marks[one.name]) for one in CHAPTERS]
-    )
+by_chapter = pytest.mark.parametrize(
+    "chapter", [pytest.param(one, id=one.name) for one in CHAPTERS]
+)
 
 
-@by_chapter(NOT_YET_NARROW)
+@by_chapter
 def test_no_line_of_code_is_too_wide(chapter):
     assert chapter.wide == []
 
 
-@by_chapter(NOT_YET_SHORT)
+@by_chapter
 def test_no_cell_is_too_long(chapter):
     assert chapter.long == []
 
 
-@by_chapter(NOT_YET_PLAIN)
+@by_chapter
 def test_a_line_holds_one_statement_and_a_function_has_its_def(chapter):
     assert chapter.crowded == []
 
