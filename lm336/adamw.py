@@ -14,7 +14,6 @@ import torch
 
 from .errors import InputError
 
-
 # %% ../nbs/10_adamw.ipynb #de59bc91
 def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -13,7 +13,6 @@ from torch import nn
 
 from .errors import InputError
 
-
 # %% ../nbs/04_embeddings.ipynb #baa2e64d
 def truncated_normal_(
     tensor: torch.Tensor,  # filled in place; any shape, floating point

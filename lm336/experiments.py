@@ -34,13 +34,6 @@ from .dataset import load_tokens, prepare
 from .embeddings import Linear
 from .errors import InputError
 from .evaluation import entropy_floor, evaluate
-from lm336.files import (
-    append_json_line,
-    clear_leftovers,
-    made_once,
-    read_json_lines,
-    write_json,
-)
 from .generation import KVCache
 from .grammar import stories_size
 from .loss import bits_per_byte
@@ -48,6 +41,13 @@ from .runs import Run
 from .tokenizer import Tokenizer
 from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
+from lm336.files import (
+    append_json_line,
+    clear_leftovers,
+    made_once,
+    read_json_lines,
+    write_json,
+)
 
 # %% ../nbs/17_experiments.ipynb #93e56bf1
 @dataclass

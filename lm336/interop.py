@@ -207,7 +207,9 @@ def _our_config(values: dict, path: Path) -> TransformerConfig:
     said: dict[str, Any] = _LLAMA | values
     if "rope_theta" in rotations:
         said["rope_theta"] = rotations["rope_theta"]
-    fields = {ours: said.get(theirs) for ours, theirs in _CONFIG_NAMES.items()}
+    fields: dict[str, Any] = {
+        ours: said.get(theirs) for ours, theirs in _CONFIG_NAMES.items()
+    }
     try:
         config = TransformerConfig(**fields)
     except InputError as error:

@@ -12,7 +12,6 @@ import torch
 
 from .errors import InputError
 
-
 # %% ../nbs/09_loss.ipynb #76516528
 def check_targets(
     logits_shape: tuple[int, ...],  # (..., vocab)
@@ -68,7 +67,7 @@ def perplexity(
 # %% ../nbs/09_loss.ipynb #64dbf117
 def bits_per_byte(
     total_nats: float | torch.Tensor,  # surprise, summed over every token of a text
-    num_bytes: int,  # length of the same text in bytes (UTF-8)
+    num_bytes: float,  # length of the same text in bytes (UTF-8); of a token, their mean
 ) -> float:  # 8 would be no compression at all
     "Surprise per byte of text, in bits, whatever the tokenizer. `InputError` without bytes."
     if num_bytes <= 0:

@@ -13,7 +13,6 @@ from torch import nn
 
 from .errors import InputError
 
-
 # %% ../nbs/05_rope.ipynb #bce65095
 def rope_angles(
     theta: float,  # base of the wavelengths, 10,000 in the paper

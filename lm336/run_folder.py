@@ -79,7 +79,7 @@ def load_run(
 
     run = read_run(folder)
     check_digests(folder, run, "tokenizer.json", "model.safetensors")
-    model = make_fast(Transformer.from_pretrained(folder, device=device))
+    model = make_fast(Transformer.from_pretrained(Path(folder), device=device))
     tokenizer = Tokenizer.from_pretrained(folder)
     for name, value in asdict(model.config).items():
         if run["model"].get(name, value) != value:

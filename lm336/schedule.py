@@ -10,7 +10,6 @@ import math
 
 from .errors import InputError
 
-
 # %% ../nbs/11_schedule.ipynb #ba0f0a2a
 def cosine_schedule(
     step: float,  # updates so far, from 0

@@ -27,6 +27,9 @@ from .tensors import load_tensors, save_tensors
 if TYPE_CHECKING:
     from lm336.generation import KVCache
 
+# %% ../nbs/08_transformer.ipynb #c76e693c
+_DERIVED: Any = None  # of a field that __post_init__ computes from the others
+
 # %% ../nbs/08_transformer.ipynb #a6316a92
 @dataclass
 class TransformerConfig:
@@ -38,7 +41,7 @@ class TransformerConfig:
     d_model: int  # width of the residual stream
     num_layers: int  # number of blocks
     num_heads: int  # attention heads in each block
-    d_ff: int | None = None  # width of the feed-forward part; None: about 8/3 d_model
+    d_ff: int = _DERIVED  # width of the feed-forward part; None: about 8/3 d_model
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
     norm_eps: float = 1e-5  # inside the root of every RMSNorm
     tie_embeddings: bool = False  # True: the head uses the embedding table
@@ -77,7 +80,7 @@ class TransformerConfig:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
-# %% ../nbs/08_transformer.ipynb #6d82ef43
+# %% ../nbs/08_transformer.ipynb #ad3d8089
 _LARGEST_SIZE = 2**24  # of anything that is counted: beyond it is a slip of the pen
 _MOST_LAYERS = 10_000
 
@@ -102,7 +105,7 @@ def _check_heads(config: TransformerConfig) -> None:
         raise InputError(f"config: d_model {d} / num_heads {heads} gives heads of width "
                          f"{config.d_head}, which must be even: rotary positions turn pairs")
 
-
+# %% ../nbs/08_transformer.ipynb #6d82ef43
 def _check_rest(config: TransformerConfig) -> None:
     "`InputError` for a base, an epsilon or a choice that is none."
     for name in ("rope_theta", "norm_eps"):
@@ -187,7 +190,7 @@ class Transformer(nn.Module):
         shape: dict = dict(d_model=c.d_model, num_heads=c.num_heads, d_ff=c.d_ff)
         common: dict = dict(rope=rope, norm_eps=c.norm_eps, device=device, dtype=dtype)
         blocks = [TransformerBlock(**shape, **common) for _ in range(c.num_layers)]
-        self.layers = nn.ModuleList(blocks)
+        self.layers: Any = nn.ModuleList(blocks)  # Any: its type tells nothing of the blocks
         self.ln_final = RMSNorm(c.d_model, c.norm_eps, device, dtype)
         self.lm_head = Linear(c.d_model, c.vocab_size, device, dtype)
         if c.tie_embeddings:
@@ -248,11 +251,11 @@ class Transformer(nn.Module):
                                 stop_token, stop_strings)
         return generate(self, ids, max_new_tokens, config, tokenizer, vocab_size)
 
-# %% ../nbs/08_transformer.ipynb #1aa7662b
+# %% ../nbs/08_transformer.ipynb #3df3c476
 # what the names of a wrapped model's weights begin with, and who wrapped it
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
-
+# %% ../nbs/08_transformer.ipynb #1aa7662b
 def check_weights(
     weights: Mapping[str, torch.Tensor],  # by name
     config: TransformerConfig,  # that they shall fit
