@@ -521,7 +521,7 @@ def lm336_generate(
     max_new_tokens: int = 400,  # at most this many
     temperature: float = 1.0,  # below 1 safer, above 1 wilder, 0 always the likeliest token
     top_k: int | None = None,  # only the k likeliest tokens
-    top_p: float | None = None,  # only the likeliest tokens that together have this probability
+    top_p: float | None = None,  # only the likeliest tokens that together are this likely
     seed: int | None = None,  # the same seed gives the same text
     device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
 ):

@@ -41,7 +41,7 @@ def plain_product(
 
     return product
 
-# %% ../nbs/28_fast_generation.ipynb #28a00010
+# %% ../nbs/28_fast_generation.ipynb #cedae2e3
 def mkl_product(
     weight: torch.Tensor,  # (out, in), float32 on the CPU
     num_rows: int,  # rows of the x to come
@@ -61,7 +61,7 @@ def mkl_product(
 
     return product
 
-
+# %% ../nbs/28_fast_generation.ipynb #28a00010
 def onednn_product(
     weight: torch.Tensor,  # (out, in), bfloat16 on the CPU
     num_rows: int,  # rows of the x to come
@@ -123,7 +123,7 @@ def _rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: torch.Tensor) -> torch.
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=eps.dtype)
     return (x / length.hypot_(eps)).mul_(scale).to(x.dtype)
 
-# %% ../nbs/28_fast_generation.ipynb #28a00015
+# %% ../nbs/28_fast_generation.ipynb #1264cd60
 def _attend(
     qkv: torch.Tensor,  # (batch, 3 * d_model), of the new token
     turn: torch.Tensor,  # complex, of q and k at its position
@@ -148,7 +148,7 @@ def _attend(
         scores = torch.baddbmm(hidden[..., : at + 1], q, seen_keys.mT)
     return torch.bmm(scores.softmax(-1), seen_values).view(-1, heads * d_head)
 
-
+# %% ../nbs/28_fast_generation.ipynb #28a00015
 def _hidden(cache: KVCache) -> torch.Tensor | None:
     "What hides a cache's padding: (batch * heads, 1, columns), added to the scores."
     if cache.start is None:
@@ -281,14 +281,14 @@ def fast_sample(
     place = sample(logits.gather(-1, tokens), darts, config)
     return tokens.gather(-1, place[..., None]).squeeze(-1)
 
-# %% ../nbs/28_fast_generation.ipynb #28a00029
+# %% ../nbs/28_fast_generation.ipynb #541d08db
 def _undecided(data: bytes, stops: list[bytes]) -> int:
     "How many bytes at the end may begin a stop string, or are half a character."
     half = len(data) - codecs.utf_8_decode(data, "replace", False)[1]
     beginnings = [stop[:n] for stop in stops for n in range(1, len(stop))]
     return max([half, *(len(begin) for begin in beginnings if data.endswith(begin))])
 
-
+# %% ../nbs/28_fast_generation.ipynb #28a00029
 class TextPieces:
     "The text of one row: tokens wait while their bytes may belong to a stop string."
 

@@ -42,7 +42,7 @@ def _logit_gradient(
     "Announced probability minus what happened: p - [v = y]."
     return exponentials.div_(sums).scatter_add_(-1, y, -torch.ones_like(sums))
 
-# %% ../nbs/27_fast_training.ipynb #57b4b46c
+# %% ../nbs/27_fast_training.ipynb #ae5dbc7a
 def _chunks_in_one_format(
     hidden: torch.Tensor,  # (rows, d_model)
     weight: torch.Tensor,  # (vocab, d_model), float32 or float64
@@ -66,7 +66,7 @@ def _chunks_in_one_format(
             torch.addmm(grad_weight, g.T, h, out=grad_weight)
     return total, grad_hidden, grad_weight
 
-
+# %% ../nbs/27_fast_training.ipynb #57b4b46c
 def _gradients(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -188,11 +188,11 @@ def fast_token_nats(
     nats = F.cross_entropy(rows, targets.reshape(-1), reduction="none", ignore_index=nothing)
     return nats.view(targets.shape)
 
-# %% ../nbs/27_fast_training.ipynb #4dae0235
+# %% ../nbs/27_fast_training.ipynb #9930d30a
 # the devices whose kernel heeds found_inf and grad_scale; that of MPS does not
 _SKIPPING = ("cpu", "cuda")
 
-
+# %% ../nbs/27_fast_training.ipynb #4dae0235
 def _adamw_in_one_pass(
     params: list[torch.Tensor],  # they change, as do averages and step counts
     grads: list[torch.Tensor],

@@ -262,7 +262,7 @@ class Token(NamedTuple):
         "ln of the probability that the model itself gave the token, by float64."
         return self.logits.to("cpu", torch.float64).log_softmax(-1)[self.id].item()
 
-# %% ../nbs/14_generation.ipynb #1340daa9
+# %% ../nbs/14_generation.ipynb #0b6ded7f
 def _check_counts(model: Transformer, max_new_tokens: Any, vocab_size: Any) -> None:
     "`InputError` for a number that makes no sense."
     if not hasattr(max_new_tokens, "__index__") or max_new_tokens < 0:
@@ -273,7 +273,7 @@ def _check_counts(model: Transformer, max_new_tokens: Any, vocab_size: Any) -> N
         needed = f"a whole number from 1 to the model's {rows} is needed"
         raise InputError(f"vocab_size is {vocab_size!r}: {needed}")
 
-
+# %% ../nbs/14_generation.ipynb #1340daa9
 @torch.inference_mode()
 def generate_stream(
     model: Transformer,  # gives the logits

@@ -138,7 +138,7 @@ def train_step(self: Trainer) -> tuple[torch.Tensor, torch.Tensor]:  # scalars
     self.step += 1
     return loss.detach(), norm
 
-# %% ../nbs/12_training.ipynb #77b5441f
+# %% ../nbs/12_training.ipynb #a929e583
 @patch
 def watch(
     self: Trainer,
@@ -156,7 +156,7 @@ def watch(
             self.on_spike(step, f"the loss jumped from {usual:.3f} to {loss:.3f} {where}")
     self.recent.append(loss)
 
-
+# %% ../nbs/12_training.ipynb #77b5441f
 @patch
 def check_finite(
     self: Trainer,

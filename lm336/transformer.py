@@ -27,10 +27,10 @@ from .tensors import load_tensors, save_tensors
 if TYPE_CHECKING:
     from lm336.generation import KVCache
 
-# %% ../nbs/08_transformer.ipynb #a6316a92
+# %% ../nbs/08_transformer.ipynb #c76e693c
 _DERIVED: Any = None  # of a field that __post_init__ computes from the others
 
-
+# %% ../nbs/08_transformer.ipynb #a6316a92
 @dataclass
 class TransformerConfig:
     """The shape of a model. Checked when made: `InputError` names the field, its value and
@@ -80,7 +80,7 @@ class TransformerConfig:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
-# %% ../nbs/08_transformer.ipynb #6d82ef43
+# %% ../nbs/08_transformer.ipynb #ad3d8089
 _LARGEST_SIZE = 2**24  # of anything that is counted: beyond it is a slip of the pen
 _MOST_LAYERS = 10_000
 
@@ -105,7 +105,7 @@ def _check_heads(config: TransformerConfig) -> None:
         raise InputError(f"config: d_model {d} / num_heads {heads} gives heads of width "
                          f"{config.d_head}, which must be even: rotary positions turn pairs")
 
-
+# %% ../nbs/08_transformer.ipynb #6d82ef43
 def _check_rest(config: TransformerConfig) -> None:
     "`InputError` for a base, an epsilon or a choice that is none."
     for name in ("rope_theta", "norm_eps"):
@@ -251,11 +251,11 @@ class Transformer(nn.Module):
                                 stop_token, stop_strings)
         return generate(self, ids, max_new_tokens, config, tokenizer, vocab_size)
 
-# %% ../nbs/08_transformer.ipynb #1aa7662b
+# %% ../nbs/08_transformer.ipynb #3df3c476
 # what the names of a wrapped model's weights begin with, and who wrapped it
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
-
+# %% ../nbs/08_transformer.ipynb #1aa7662b
 def check_weights(
     weights: Mapping[str, torch.Tensor],  # by name
     config: TransformerConfig,  # that they shall fit

@@ -51,7 +51,7 @@ def token_bars(
         if share > 0
     ]
 
-# %% ../nbs/20_widgets.ipynb #99a6b56b
+# %% ../nbs/20_widgets.ipynb #b17bc4dd
 def sampling_config(
     message: dict,  # from a panel; what is no setting in it is left aside
 ) -> SamplingConfig:
@@ -65,7 +65,7 @@ def _done(tokens: int, text: str, seconds: float, **how: bool) -> dict:
     rate = tokens / max(seconds, 1e-9)
     return dict(type="done", tokens=tokens, text=text, tokensPerSecond=rate, **how)
 
-
+# %% ../nbs/20_widgets.ipynb #99a6b56b
 def _story(
     model: Transformer, tokenizer: Tokenizer, ids: list[int], message: dict
 ) -> Iterator[dict]:
@@ -133,7 +133,7 @@ def one_module(
 
     return read(name)
 
-# %% ../nbs/20_widgets.ipynb #3d97fda9
+# %% ../nbs/20_widgets.ipynb #61ad5b6e
 def _as_error(error: Exception) -> dict:
     "What a panel is told when its question has no answer."
     if isinstance(error, (InputError, FloatingPointError)):
@@ -141,7 +141,7 @@ def _as_error(error: Exception) -> dict:
     unforeseen = f"That went wrong in Python: {type(error).__name__}: {error}"
     return dict(type="error", message=unforeseen)
 
-
+# %% ../nbs/20_widgets.ipynb #3d97fda9
 class Sampler(anywidget.AnyWidget):
     """A sampling panel on a live model: prompt, temperature, top-k, top-p, seed; bars, and a
     story shaded by surprise."""

@@ -20,7 +20,7 @@ MAIN_LINE = [
     "embeddings", "rope", "attention", "block", "transformer",
     "loss", "adamw", "schedule",
     "configuration", "devices", "checkpoints", "run_folder",
-    "training", "fast_trainer", "runs",
+    "training", "fast_trainer", "resumable_trainer", "runs",
     "generation", "evaluation",
 ]
 UNDER_THE_HOOD = [
@@ -56,25 +56,6 @@ DOORS: dict[tuple[str, str], str] = {
 WIDTH = 95  # columns of a line
 LINES = 250  # of a room of the main line, blanks and docstrings aside
 
-# What does not hold yet. A module that holds is taken out.
-NOT_YET_IN_ORDER: set[str] = set()
-DONE = {  # rooms to which every rule of the house applies
-    "corpus", "grammar", "download",
-    "bpe", "tokenizer_json", "tokenizer", "dataset", "fast_bpe",
-    "loss", "adamw", "schedule", "configuration", "devices", "checkpoints", "run_folder",
-    "training", "fast_trainer", "fast_training", "report",
-    "embeddings", "rope", "attention", "block", "transformer", "fast_model",
-    "tensors", "errors", "experiments", "exercises", "interop",
-    "evaluation", "accounting",
-    "generation", "fast_generation", "widgets",
-}
-NOT_YET_IN_DOORS = set(MAIN_LINE) - DONE
-NOT_YET_NARROW = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND, "tensors", "errors"} - DONE
-NOT_YET_SHORT = {
-    "runs",
-}
-NOT_YET_DOCUMENTED = {*MAIN_LINE, *UNDER_THE_HOOD, *BEHIND} - DONE
-
 
 def modules(names=ORDER):
     "The modules of these names that are there, each a test's parameter."
@@ -91,13 +72,9 @@ def tree(module):
     return ast.parse(source(module))
 
 
-def parametrize(names, not_yet):
-    "A test for each module; one that does not hold yet may fail."
-    mark = pytest.mark.xfail(reason="does not hold yet", strict=False)
-    return pytest.mark.parametrize(
-        "module",
-        [pytest.param(name, marks=mark if name in not_yet else ()) for name in modules(names)],
-    )
+def parametrize(names):
+    "A test for each module of these names."
+    return pytest.mark.parametrize("module", modules(names))
 
 
 # ---------------------------------------------------------------- who leans on whom
@@ -141,7 +118,7 @@ def test_every_module_has_its_place_in_the_order():
     assert there <= set(ORDER), f"no place for {', '.join(sorted(there - set(ORDER)))}"
 
 
-@parametrize(ORDER, NOT_YET_IN_ORDER)
+@parametrize(ORDER)
 def test_a_module_leans_only_on_those_before_it(module):
     "So that there is no circle, and the order of the chapters is the order of the parts."
     before = set(ORDER[: ORDER.index(module)])
@@ -149,7 +126,7 @@ def test_a_module_leans_only_on_those_before_it(module):
     assert used <= before, f"{module} imports {', '.join(sorted(used - before))}"
 
 
-@parametrize(ORDER, NOT_YET_IN_DOORS)
+@parametrize(ORDER)
 def test_a_door_to_a_later_room_is_in_the_table(module):
     before = set(ORDER[: ORDER.index(module)])
     reached = {room for room, inside in imports(tree(module)) if inside} - before
@@ -214,12 +191,12 @@ def length(module):
     )
 
 
-@parametrize(ORDER, NOT_YET_NARROW)
+@parametrize(ORDER)
 def test_no_line_of_a_module_is_too_wide(module):
     assert [line for _, line in written(module) if len(line) > WIDTH] == []
 
 
-@parametrize(MAIN_LINE, NOT_YET_SHORT)
+@parametrize(MAIN_LINE)
 def test_a_module_of_the_main_line_can_be_read_in_one_sitting(module):
     assert length(module) <= LINES
 
@@ -321,7 +298,7 @@ def faults(module):
             yield f"{label} does not say what it returns"
 
 
-@parametrize(ORDER, NOT_YET_DOCUMENTED)
+@parametrize(ORDER)
 def test_every_public_signature_is_annotated_and_documented(module):
     assert list(faults(module)) == []
 

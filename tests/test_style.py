@@ -17,25 +17,15 @@ import pytest
 
 NBS = Path(__file__).parents[1] / "nbs"
 WIDTH = 95  # columns of a line of code
-LINES = 25  # of a code cell
-CLASS_LINES = 60  # of a code cell that is one class, from its first line to its last
+LINES = 25  # of a code cell, blanks and docstrings aside
+FUNCTION_LINES = 45  # of a code cell that is one function, counted in the same way
+CLASS_LINES = 72  # of a code cell that is one class
 
 ASSERTING = {
     "test_eq", "test_close", "test_fail", "test_ne", "raises",
     "assert_close", "assert_allclose", "assert_array_equal",
 }
 SILENT = {"forward", "backward", "extra_repr"}  # PyTorch calls them: no cell does
-
-# Chapters whose code is not yet as it should be. One that is comes off the list.
-NOT_YET_NARROW = {
-    "00_corpus", "04_embeddings", "05_rope",
-    "06_attention", "07_block", "08_transformer", "09_loss", "10_adamw", "11_schedule",
-    "12_training", "13_runs", "14_generation", "15_evaluation", "19_bug_zoo",
-    "20_widgets", "22_cli", "23_grammar", "24_download",
-    "26_fast_model", "27_fast_training", "28_fast_generation",
-}
-NOT_YET_SHORT = NOT_YET_NARROW
-NOT_YET_PLAIN = NOT_YET_NARROW
 
 
 def identifiers(tree):
@@ -47,6 +37,11 @@ def identifiers(tree):
             yield node.attr
         elif isinstance(node, ast.alias):
             yield node.asname or node.name
+
+
+def spanned(node):
+    "The numbers of the lines that a piece of code lies on."
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
 def fails(node):
@@ -92,16 +87,23 @@ class Cell:
 
     @property
     def length(self):
-        "Its lines, but for the signatures that a class declares for type checkers."
-        blocks = [node for node in ast.walk(self.tree) if isinstance(node, ast.If)]
-        declared = [node for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING"]
-        return len(self.lines) - sum(node.end_lineno - node.lineno + 1 for node in declared)
+        "Its lines, but for blanks, docstrings and what a class declares for type checkers."
+        unread = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                unread |= spanned(node)
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+                unread |= spanned(node.body[0])
+        numbered = enumerate(self.lines, 1)
+        return sum(bool(line.strip()) and number not in unread for number, line in numbered)
 
     @property
     def most_lines(self):
         "How many lines it may have."
-        body = self.tree.body
-        return CLASS_LINES if len(body) == 1 and isinstance(body[0], ast.ClassDef) else LINES
+        kinds = [type(node) for node in self.tree.body]
+        return {ast.FunctionDef: FUNCTION_LINES, ast.ClassDef: CLASS_LINES}.get(
+            kinds[0] if len(kinds) == 1 else None, LINES
+        )
 
     def crowded(self):
         "The lines on which a statement has another before it, or a lambda gets a name."
@@ -116,7 +118,7 @@ class Cell:
 
 
 def patched_to(function):
-    "The class that fastcore's `patch` or `patch_to` gives a function to; None for a plain one."
+    "The class that fastcore's `patch` or `patch_to` gives a function to, or None."
     for decorator in function.decorator_list:
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "patch_to":
             return ast.unparse(decorator.args[0])
@@ -248,26 +250,22 @@ def has_module(path):
 CHAPTERS = [Chapter(path) for path in sorted(NBS.glob("*.ipynb")) if has_module(path)]
 
 
-def by_chapter(not_yet):
-    "A test for each chapter; one that is not there yet may fail."
-    mark = pytest.mark.xfail(reason="does not hold yet", strict=False)
-    marks = {chapter.name: mark if chapter.name in not_yet else () for chapter in CHAPTERS}
-    return pytest.mark.parametrize(
-        "chapter", [pytest.param(one, id=one.name, marks=marks[one.name]) for one in CHAPTERS]
-    )
+by_chapter = pytest.mark.parametrize(
+    "chapter", [pytest.param(one, id=one.name) for one in CHAPTERS]
+)
 
 
-@by_chapter(NOT_YET_NARROW)
+@by_chapter
 def test_no_line_of_code_is_too_wide(chapter):
     assert chapter.wide == []
 
 
-@by_chapter(NOT_YET_SHORT)
+@by_chapter
 def test_no_cell_is_too_long(chapter):
     assert chapter.long == []
 
 
-@by_chapter(NOT_YET_PLAIN)
+@by_chapter
 def test_a_line_holds_one_statement_and_a_function_has_its_def(chapter):
     assert chapter.crowded == []
 
