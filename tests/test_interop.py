@@ -262,7 +262,7 @@ def test_the_folder_of_a_page(tokenizer, tmp_path):
     to_web(model, tokenizer, tmp_path / "page")
     names = {path.name for path in (tmp_path / "page").glob("[!.]*")}
     page = {"index.html", "page.css", "page.js"}
-    modules = {"worker.js", "model.js", "sampling.js", "tokenizer.js"}
+    modules = {"worker.js", "model.js", "sampling.js", "generation.js", "tokenizer.js"}
     assert names == page | modules | {"config.json", "tokenizer.json", "model.safetensors"}
     page = Transformer.from_pretrained(tmp_path / "page")
     assert page.config == model.config
