@@ -71,7 +71,7 @@ class Run(ResumableTrainer):
     if TYPE_CHECKING:  # told below
 
         def tick(self) -> None: ...
-        def flush(self) -> None: ...
+        def flush(self) -> float: ...
         def look(self, live: bool = False) -> None: ...
         def speed(self) -> float: ...
         def peak_memory(self) -> int: ...
@@ -105,18 +105,19 @@ def tick(self: Run):
 
 # %% ../nbs/13_runs.ipynb #03fbed29
 @patch
-def flush(self: Run):
-    """Fetch the waiting numbers, watch them, and log them.
+def flush(self: Run) -> float:  # nats; NaN where none are waiting
+    """Fetch the waiting numbers, watch them, and log them. Returns the mean of the losses.
 
     `FloatingPointError` names the first step that had one which is not finite."""
     if not self.waiting:
-        return
+        return math.nan
     steps, rates, losses, norms = zip(*self.waiting)
     losses, norms = torch.stack(losses).tolist(), torch.stack(norms).tolist()
     for step, rate, loss, norm in zip(steps, rates, losses, norms):
         self.watch(step, rate, loss, norm)
+    mean = sum(losses) / len(losses)
     values: dict[str, Any] = dict(
-        loss=sum(losses) / len(losses),
+        loss=mean,
         learning_rate=rates[-1],
         gradient_norm=norms[-1] if math.isfinite(norms[-1]) else None,  # JSON has no infinity
         skipped=int(self.update.skipped),
@@ -125,6 +126,7 @@ def flush(self: Run):
         values |= dict(learning_rates=list(rates), seconds=round(self.seconds, 3))
     self.log(**values)
     self.waiting.clear()
+    return mean
 
 # %% ../nbs/13_runs.ipynb #dbaa824d
 @patch
@@ -178,7 +180,6 @@ def fit(
         while not self.ended():
             self.waiting.append((self.step + 1, self.learning_rate(), *self.train_step()))
             self.tick()
-            bar.set_postfix(step=self.step, tok_s=f"{self.speed():,.0f}", refresh=False)
             bar.update(int(self.position()) - bar.n)
             if self.ended():
                 break
@@ -189,7 +190,8 @@ def fit(
             )
             before = now
             if log or look or save:
-                self.flush()
+                loss, speed = self.flush(), self.speed()
+                bar.set_postfix_str(f"step {self.step}, loss {loss:.3f}, {speed:,.0f} tok/s")
             if look:
                 self.look(live)
             if save:

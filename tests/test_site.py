@@ -339,7 +339,7 @@ def test_every_chapter_is_in_the_sidebar_in_the_order_of_its_number():
     assert sidebar() == sorted(path.name for path in NBS.glob("[0-9][0-9]_*.ipynb"))
 
 
-@pytest.mark.parametrize("number, name", enumerate(sidebar()))
+@pytest.mark.parametrize("number, name", list(enumerate(sidebar())))
 def test_a_chapter_leads_to_those_beside_it(number, name):
     "At its head and at its end; a title is the one that the first page has."
     first_page = "".join("".join(cell["source"]) for cell in cells(NBS / "index.ipynb"))
