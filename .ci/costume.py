@@ -34,8 +34,9 @@ PROCESSOR = {"MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"}
 
 
 def arithmetic() -> dict:
-    """What this process computes with: its instructions, precision and threads, and the digests
-    of two results."""
+    """What this process computes with: its instructions, precision and threads.
+
+    And the digests of two results."""
     import torch
 
     from lm336.accounting import cpu_has_bfloat16
@@ -95,7 +96,8 @@ def main(name: str, *command: str):
     if fault is not None:
         sys.exit(f"the costume {name} does not dress: {fault}")
     workers = "1" if name == "threads" else "2"
-    tests = [sys.executable, str(Path(__file__).with_name("run_tests.py")), "--workers", workers]
+    script = Path(__file__).with_name("run_tests.py")
+    tests = [sys.executable, str(script), "--workers", workers]
     sys.exit(subprocess.run(command or tests, env=worn).returncode)
 
 

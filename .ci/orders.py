@@ -66,8 +66,8 @@ def environment(folder: Path, identity: dict) -> Path:
 
 
 def left_behind(checkout: Path, elsewhere: Path) -> list[str]:
-    """What lies in the checkout, or in the folder the tests were called from, and was not there
-    before."""
+    """What lies in the checkout, or in the folder the tests were called from, and was not
+    there before."""
     git = ["git", "-c", f"safe.directory={checkout}", "status", "--porcelain", "--ignored"]
     done = subprocess.run(git, cwd=checkout, check=True, capture_output=True, text=True)
     return done.stdout.splitlines() + [str(path) for path in elsewhere.iterdir()]
@@ -105,9 +105,10 @@ def main():
         for number, seed in enumerate(SEEDS, 1):
             start = time.perf_counter()
             print(f"order {seed} ({number} of {len(SEEDS)})", flush=True)
-            pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "600"]
-            order = f"--random-order-seed={seed}"
-            command = [*pytest, order, *pytest_arguments, checkout / "tests"]
+            options = ["-q", "-p", "no:cacheprovider", "--timeout", "600"]
+            options.append(f"--random-order-seed={seed}")
+            pytest = [python, "-m", "pytest", *options, *pytest_arguments]
+            command = [*pytest, checkout / "tests"]
             status = subprocess.run(command, cwd=elsewhere, env=env, **identity).returncode
             left = left_behind(checkout, elsewhere)
             result = "failed" if status else f"left behind {left}" if left else "passed"

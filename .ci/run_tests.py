@@ -52,7 +52,8 @@ def notebooks(workers: int) -> tuple[bool, str]:
 
 def tests(arguments: list[str]) -> tuple[bool, str]:
     "Run pytest; whether all passed, and its own last line."
-    passed, last = run([sys.executable, "-m", "pytest", *PYTEST, *arguments, str(ROOT / "tests")])
+    pytest = [sys.executable, "-m", "pytest", *PYTEST, *arguments]
+    passed, last = run([*pytest, str(ROOT / "tests")])
     said = [line.strip("= ") for line in last if line.strip()]
     summary = said[-1] if said else "pytest said nothing"
     return passed, summary if passed else f"FAILED: {summary}"

@@ -2,7 +2,7 @@
 
 They are in nbs/, lm336/web and data/demo.
 
-    python .ci/site.py proc      notebooks and assets into _proc, as far as Quarto is not needed
+    python .ci/site.py proc      notebooks and assets into _proc: all that needs no Quarto
     python .ci/site.py render    the same, then Quarto's pages into _docs
 """
 
@@ -129,7 +129,8 @@ def assets(to):
 
 
 def as_written(thing, **options):
-    "`inspect.signature`; an annotation that only type checkers can read stays as it is written."
+    """`inspect.signature`; an annotation that only type checkers can read stays as it is
+    written."""
     try:
         return inspect.signature(thing, **options)
     except NameError:
@@ -167,8 +168,8 @@ BASE = """<script>
 
 
 def at_any_depth(page, path):
-    """404.html, which a server sends for addresses of any depth, with its links no longer bound
-    to the path that settings.ini names."""
+    """404.html, which a server sends for addresses of any depth, with its links no longer
+    bound to the path that settings.ini names."""
     page = re.sub(rf"""(["'(]){re.escape(path)}""", r"\1./", page)
     return re.sub(r"(<head[^>]*>)", lambda head: f"{head[0]}\n{BASE % path}", page, count=1)
 
