@@ -1,4 +1,4 @@
-"""Tests in the arithmetic of another machine: another processor, number format or number of threads.
+"""Tests in the arithmetic of another machine: its processor, number format or threads.
 
     python .ci/costume.py avx2          float32 as on a processor without AVX512
     python .ci/costume.py float32       float32 as this processor has it
@@ -6,9 +6,11 @@
     python .ci/costume.py threads       two threads instead of one
     python .ci/costume.py NAME COMMAND ...    any command instead of all notebooks and tests
 
-Before the tests it prints checksums of a matrix product and of a softmax, with the costume and without. A costume of
-another processor that changes neither, on a processor with AVX512, does not dress: that is an error.
+Before the tests it prints checksums of a matrix product and of a softmax, with the costume and
+without. A costume of another processor that changes neither, on a processor with AVX512, does
+not dress: that is an error.
 """
+
 import hashlib
 import json
 import os
@@ -17,17 +19,24 @@ import sys
 from pathlib import Path
 
 COSTUMES = {
-    "avx2": {"LM336_PRECISION": "float32", "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2",
-             "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "avx2": {
+        "LM336_PRECISION": "float32",
+        "MKL_CBWR": "COMPATIBLE",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    },
     "float32": {"LM336_PRECISION": "float32"},
     "bfloat16": {"LM336_PRECISION": "bfloat16"},
     "threads": {"OMP_NUM_THREADS": "2"},
 }
-PROCESSOR = {"MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"}  # what a costume of another processor sets
+# what a costume of another processor sets
+PROCESSOR = {"MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"}
 
 
 def arithmetic() -> dict:
-    "What this process computes with: its instructions, precision and threads, and the digests of two results."
+    """What this process computes with: its instructions, precision and threads.
+
+    And the digests of two results."""
     import torch
 
     from lm336.accounting import cpu_has_bfloat16
@@ -52,7 +61,8 @@ def arithmetic() -> dict:
 def measured(environment: dict) -> dict:
     "`arithmetic` of a process with this environment."
     script = [sys.executable, __file__, "--arithmetic"]
-    return json.loads(subprocess.run(script, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+    done = subprocess.run(script, env=environment, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
 
 
 def not_dressed(name: str, plain: dict, dressed: dict) -> str | None:
@@ -61,7 +71,8 @@ def not_dressed(name: str, plain: dict, dressed: dict) -> str | None:
         same = [what for what in ("product", "softmax") if plain[what] == dressed[what]]
         if same:
             return f"the {' and the '.join(same)} came out as without it"
-    for what, variable in {"precision": "LM336_PRECISION", "threads": "OMP_NUM_THREADS"}.items():
+    variables = {"precision": "LM336_PRECISION", "threads": "OMP_NUM_THREADS"}
+    for what, variable in variables.items():
         wanted = COSTUMES[name].get(variable)
         if wanted is not None and str(dressed[what]) != wanted:
             return f"{variable} is {wanted}, and the {what} {dressed[what]}"
@@ -69,7 +80,8 @@ def not_dressed(name: str, plain: dict, dressed: dict) -> str | None:
 
 
 def main(name: str, *command: str):
-    bare = {key: value for key, value in os.environ.items() if key not in PROCESSOR | {"LM336_PRECISION"}}
+    undressed = os.environ.keys() - PROCESSOR - {"LM336_PRECISION"}
+    bare = {key: os.environ[key] for key in undressed}
     bare.setdefault("OMP_NUM_THREADS", "1")
     worn = bare | COSTUMES[name]
     plain = measured(bare)
@@ -78,12 +90,14 @@ def main(name: str, *command: str):
         return
     dressed = measured(worn)
     for kind, result in {"as it is": plain, name: dressed}.items():
-        print(f"{kind:>8}:", ", ".join(f"{key} {value}" for key, value in result.items()))
+        said = ", ".join(f"{key} {value}" for key, value in result.items())
+        print(f"{kind:>8}: {said}")
     fault = not_dressed(name, plain, dressed)
     if fault is not None:
         sys.exit(f"the costume {name} does not dress: {fault}")
     workers = "1" if name == "threads" else "2"
-    tests = [sys.executable, str(Path(__file__).with_name("run_tests.py")), "--workers", workers]
+    script = Path(__file__).with_name("run_tests.py")
+    tests = [sys.executable, str(script), "--workers", workers]
     sys.exit(subprocess.run(command or tests, env=worn).returncode)
 
 

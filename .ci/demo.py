@@ -1,8 +1,11 @@
-"""The demo model in data/demo, from a finished run: weights in float16, measured again as they are, with its report and log.
+"""The demo model in data/demo, from a finished run, with its report and log.
+
+Its weights are in float16, and measured again as they are.
 
     lm336_pretrain --preset data/demo/run.json --out runs/story     two hours on two CPU cores
     python .ci/demo.py runs/story
 """
+
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +23,6 @@ Transformer.from_pretrained(run).half().save_pretrained(demo)
 about = read_json(demo/"run.json")
 about.get("digests", {}).pop("model.safetensors", None)     # of the weights in float32
 write_json(demo/"run.json", about)
-shutil.copytree(run/"data", demo/"data", ignore=lambda folder, names: [name for name in names if "train" in name])
+shutil.copytree(run/"data", demo/"data", ignore=shutil.ignore_patterns("*train*"))
 print(evaluate_run(demo)[0])
 shutil.rmtree(demo/"data")      # the same bytes come from the same seed

@@ -2,8 +2,10 @@
 
     python .ci/install_torch.py [torch==2.13.0]
 
-With CUDA where there is an NVIDIA GPU; else the CPU build, which PyTorch serves from an index of its own.
+With CUDA where there is an NVIDIA GPU; else the CPU build, which PyTorch serves from an index
+of its own.
 """
+
 import os
 import shutil
 import subprocess

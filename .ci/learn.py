@@ -1,7 +1,10 @@
-"""The run behind the slider in the widgets' chapter: the preset demo_cpu, stopped at ten of its steps, in data/learn.json.
+"""The run behind the slider in the widgets' chapter, in data/learn.json.
+
+It is the preset demo_cpu, stopped at ten of its steps.
 
     python .ci/learn.py      a quarter of an hour on one CPU core
 """
+
 import json
 import time
 from pathlib import Path
@@ -28,9 +31,17 @@ with TemporaryDirectory() as folder:
     train, valid = (load_tokens(folder/"data"/f"{name}.npy") for name in ("train", "valid"))
     torch.manual_seed(config.seed)
     trainer = Run(Transformer(shape), train, valid, config, folder)
-    records = watch_learning(trainer, tokenizer, STEPS, PROMPT, entropy_floor(data, folder/"data/valid.txt"))
-    records["run"] = dict(command="python .ci/learn.py", date=time.strftime("%Y-%m-%d"), preset="demo_cpu", data=data,
-                          seconds=round(time.perf_counter() - start), precision=trainer.precision, **environment())
+    floor = entropy_floor(data, folder/"data/valid.txt")
+    records = watch_learning(trainer, tokenizer, STEPS, PROMPT, floor)
+    records["run"] = dict(
+        command="python .ci/learn.py",
+        date=time.strftime("%Y-%m-%d"),
+        preset="demo_cpu",
+        data=data,
+        seconds=round(time.perf_counter() - start),
+        precision=trainer.precision,
+        **environment(),
+    )
 records = json.loads(json.dumps(records), parse_float=lambda digits: round(float(digits), 4))
 with atomic_path(Path(__file__).parents[1]/"data/learn.json") as path:
     path.write_text(json.dumps(dict(records=records), indent=1) + "\n", encoding="utf-8")

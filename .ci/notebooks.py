@@ -1,8 +1,11 @@
-"""What nbdev leaves to do without Quarto: run notebooks in place, and write README.md from index.ipynb.
+"""What nbdev leaves to do without Quarto: notebooks run in place, README.md from index.ipynb.
 
-    python .ci/notebooks.py execute nbs/05_rope.ipynb ...   run top to bottom, store clean outputs
-    python .ci/notebooks.py readme [--check]                the times on the first page's map, and README.md from nbs/index.ipynb
+    python .ci/notebooks.py execute nbs/05_rope.ipynb ...
+        run top to bottom, store clean outputs
+    python .ci/notebooks.py readme [--check]
+        the times on the first page's map, and README.md from nbs/index.ipynb
 """
+
 import argparse
 import json
 import os
@@ -26,8 +29,10 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def poll_in_slices(channel, seconds=0.25):
-    "nbclient can miss a message while a widget's comm replies (jupyter/nbclient#312): never wait long at once."
+    """Never wait long at once: nbclient can miss a message while a widget's comm replies
+    (jupyter/nbclient#312)."""
     get_msg = channel.get_msg
+
     async def sliced(*args, timeout=None, **kwargs):
         end = None if timeout is None else monotonic() + timeout
         while True:
@@ -37,6 +42,7 @@ def poll_in_slices(channel, seconds=0.25):
             except Empty:
                 if end is not None and monotonic() >= end:
                     raise
+
     channel.get_msg = sliced
 
 
@@ -53,21 +59,27 @@ class Client(NotebookClient):
     def wanted(self, cell):
         if cell.cell_type != "code":
             return False
-        copy = dict2nb({"cells": [json.loads(json.dumps(cell))], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-        found = extract_directives(copy.cells[0], remove=False)
-        return found.get("eval:", ["true"])[0].lower() != "false" and not self.skip_flags & set(found)
+        copy = json.loads(json.dumps(cell))
+        alone = {"cells": [copy], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        found = extract_directives(dict2nb(alone).cells[0], remove=False)
+        evaluated = found.get("eval:", ["true"])[0].lower() != "false"
+        return evaluated and not self.skip_flags & set(found)
 
     async def async_execute_cell(self, cell, cell_index, **kwargs):
-        return await super().async_execute_cell(cell, cell_index, **kwargs) if self.wanted(cell) else cell
+        if not self.wanted(cell):
+            return cell
+        return await super().async_execute_cell(cell, cell_index, **kwargs)
 
 
 def merge_streams(nb):
-    "One output per run of stdout or stderr: how a kernel happens to cut them is not worth a diff."
+    """One output per run of stdout or stderr: how a kernel happens to cut them is not worth a
+    diff."""
     for cell in nb.cells:
         merged = []
         for out in cell.get("outputs", []):
             last = merged[-1] if merged else None
-            if last and out.output_type == last.output_type == "stream" and out.name == last.name:
+            kinds = {out.output_type, last.output_type} if last else set()
+            if last and kinds == {"stream"} and out.name == last.name:
                 last.text += out.text
             else:
                 merged.append(out)
@@ -76,20 +88,28 @@ def merge_streams(nb):
 
 
 def drop_widgets(nb):
-    "A widget without a kernel is dead, on the page and in a diff: it is there when the notebook is run."
+    """A widget without a kernel is dead, on the page and in a diff: it is there when the
+    notebook is run."""
     for cell in nb.cells:
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if WIDGET_VIEW not in out.get("data", {})]
+            shown = [out for out in cell.outputs if WIDGET_VIEW not in out.get("data", {})]
+            cell.outputs = shown
     nb.metadata.pop("widgets", None)
 
 
 def execute(path, timeout):
     root = get_config().config_path
     nb = nbformat.read(path, as_version=4)
-    client = Client(nb, timeout=timeout, kernel_name="python3", record_timing=False,
-                    resources={"metadata": {"path": str(Path(path).parent)}})
+    client = Client(
+        nb,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(Path(path).parent)}},
+    )
     search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    client.execute(env={**os.environ, "PYTHONPATH": search, "TQDM_DISABLE": "1"})   # a finished bar is no news
+    # a finished bar is no news
+    client.execute(env={**os.environ, "PYTHONPATH": search, "TQDM_DISABLE": "1"})
     merge_streams(nb)
     drop_widgets(nb)
     nb = dict2nb(json.loads(nbformat.writes(nb)))
@@ -99,20 +119,32 @@ def execute(path, timeout):
 
 
 def times_on_the_map(check):
-    "The map of chapters on the first page gives each chapter the time that its own opening box gives; `check` only compares."
+    """The map of chapters on the first page gives each chapter the time that its own opening
+    box gives; `check` only compares."""
     path = get_config().nbs_path/"index.ipynb"
     nb = read_nb(path)
+
     def time(entry):
         chapter = (path.parent/entry[2]).read_text(encoding="utf-8")
         box = re.search(r"\*\*Time here\*\*:? ([^.;\\]+)", chapter)
         if not box:
-            sys.exit(f"nbs/{entry[2]} has no **Time here** in its opening box, and the first page's map needs it")
-        words = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", box[1]).removesuffix(", measured at the end of the page").strip()     # its links lead within the chapter
+            sys.exit(
+                f"nbs/{entry[2]} has no **Time here** in its opening box, "
+                "and the first page's map needs it"
+            )
+        # its links lead within the chapter
+        words = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", box[1])
+        words = words.removesuffix(", measured at the end of the page").strip()
         return f"{entry[1]}*{words}*"
+
     for cell in nb.cells:
-        fresh = re.sub(r"(?m)^(- \[[^\]]+\]\((\w+\.ipynb)\).* · )\*.*\*$", time, cell.source)
+        entry = r"(?m)^(- \[[^\]]+\]\((\w+\.ipynb)\).* · )\*.*\*$"
+        fresh = re.sub(entry, time, cell.source)
         if check and fresh != cell.source:
-            sys.exit("the map in nbs/index.ipynb has other times than the chapters' boxes: run `make readme` and commit both")
+            sys.exit(
+                "the map in nbs/index.ipynb has other times than the chapters' boxes: "
+                "run `make readme` and commit both"
+            )
         cell.source = fresh
     if not check:
         write_nb(nb, path)
@@ -133,19 +165,24 @@ def readme():
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r"<script.*?</script>\n?", "", body)
     body = re.sub(r'src="(\w+\.png)"', r'src="nbs/\1"', body)
-    body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", re.sub(r"\n{3,}", "\n\n", body).strip())
-    return (f"# {matter['title']}\n\n<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->\n\n"
-            f"> {matter['description']}\n\n{body}\n")
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
+    made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
+    return f"# {matter['title']}\n\n{made}\n\n> {matter['description']}\n\n{body}\n"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("execute")
     run.add_argument("notebooks", nargs="+")
     run.add_argument("--timeout", type=int, default=600, help="seconds for a cell")
     write = commands.add_parser("readme")
-    write.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
+    write.add_argument(
+        "--check", action="store_true", help="only say whether README.md is up to date"
+    )
     args = parser.parse_args()
     if args.command == "execute":
         for path in args.notebooks:

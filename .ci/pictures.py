@@ -1,4 +1,7 @@
-"""The static pictures of the panels, nbs/NAME.png, for those who print and where scripts do not run: python .ci/pictures.py [NAME ...]"""
+"""The static pictures of the panels, nbs/NAME.png: python .ci/pictures.py [NAME ...]
+
+They are for those who print, and where scripts do not run."""
+
 import runpy
 import shutil
 import sys
@@ -36,22 +39,36 @@ def set_to(panel, **values):
 
 # Panel -> its data-src, and what is done with it before the picture is taken.
 PANELS = dict(
-    sampler=("model", tell), bpe=(None, partial(set_to, step=4)), painter=("model/tokenizer.json", lambda panel: None),
-    rope=(None, partial(set_to, shift=17)), attention=("model", look),
-    schedule=(None, lambda panel: None), learn=("model/learn.json", partial(set_to, stop=8)))
+    sampler=("model", tell),
+    bpe=(None, partial(set_to, step=4)),
+    painter=("model/tokenizer.json", set_to),
+    rope=(None, partial(set_to, shift=17)),
+    attention=("model", look),
+    schedule=(None, set_to),
+    learn=("model/learn.json", partial(set_to, stop=8)),
+)
+PAGE = """<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8">
+<body class="quarto-light" style="margin: 20px">
+<div class="lm336-widget" data-widget="{name}" {source}></div>
+<script type="module" src="web/embed.js"></script>
+"""
 
 
 def main(names):
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         runpy.run_path(str(ROOT/".ci/site.py"))["assets"](Path(folder))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+        handler = partial(Quiet, directory=folder)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         Thread(target=server.serve_forever, daemon=True).start()
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         page = browser.new_page(viewport=dict(width=760, height=900), device_scale_factor=1.5)
         for name in names:
             src, prepare = PANELS[name]
-            (Path(folder)/f"{name}.html").write_text(f"""<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8"><body class="quarto-light" style="margin: 20px">
-                <div class="lm336-widget" data-widget="{name}" {f'data-src="{src}"' if src else ''}></div><script type="module" src="web/embed.js"></script>""")
+            source = f'data-src="{src}"' if src else ""
+            html = PAGE.format(name=name, source=source)
+            (Path(folder)/f"{name}.html").write_text(html)
             page.goto(f"http://127.0.0.1:{server.server_port}/{name}.html")
             panel = page.locator(".lm336")
             panel.wait_for()

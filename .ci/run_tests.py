@@ -2,6 +2,7 @@
 
     python .ci/run_tests.py [--workers 2] [--tests PYTEST_ARGUMENT ...]
 """
+
 import argparse
 import os
 import subprocess
@@ -15,11 +16,19 @@ PYTEST = ["-q", "-rs", "--timeout", "600", "--durations", "10"]
 
 
 def run(command: list[str]) -> tuple[bool, list[str]]:
-    "Run a command in the checkout, showing what it says; whether it went well, and its last lines."
+    """Run a command in the checkout, showing what it says; whether it went well, and its last
+    lines."""
     last = deque(maxlen=60)
-    with subprocess.Popen(command, cwd=ROOT, text=True, encoding="utf-8", errors="replace",
-                          env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
             last.append(line.rstrip())
@@ -34,21 +43,30 @@ def notebooks(workers: int) -> tuple[bool, str]:
     seconds = time.perf_counter() - start
     if passed:
         return True, f"all passed in {seconds:.0f} s"
-    failed = [line.strip() for line in last if line.startswith("\t") and line.endswith(".ipynb")]
-    return False, f"FAILED in {seconds:.0f} s: {', '.join(failed) or 'nbdev_test itself, see above'}"
+    listed = [line for line in last if line.startswith("\t") and line.endswith(".ipynb")]
+    failed = ", ".join(line.strip() for line in listed)
+    if not failed:
+        failed = "nbdev_test itself, see above"
+    return False, f"FAILED in {seconds:.0f} s: {failed}"
 
 
 def tests(arguments: list[str]) -> tuple[bool, str]:
     "Run pytest; whether all passed, and its own last line."
-    passed, last = run([sys.executable, "-m", "pytest", *PYTEST, *arguments, str(ROOT / "tests")])
-    summary = next((line.strip("= ") for line in reversed(last) if line.strip()), "pytest said nothing")
+    pytest = [sys.executable, "-m", "pytest", *PYTEST, *arguments]
+    passed, last = run([*pytest, str(ROOT / "tests")])
+    said = [line.strip("= ") for line in last if line.strip()]
+    summary = said[-1] if said else "pytest said nothing"
     return passed, summary if passed else f"FAILED: {summary}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, default=2, help="notebooks at a time")
-    parser.add_argument("--tests", nargs=argparse.REMAINDER, default=[], help="further arguments for pytest")
+    parser.add_argument(
+        "--tests", nargs=argparse.REMAINDER, default=[], help="further arguments for pytest"
+    )
     args = parser.parse_args()
     notebooks_passed, notebooks_said = notebooks(args.workers)
     tests_passed, tests_said = tests(args.tests)

@@ -1,8 +1,11 @@
-"""The site from its one source: notebooks in nbs/, the page's modules in lm336/web, the demo run in data/demo.
+"""The site from its one source: the notebooks, the page's modules, the demo run.
 
-    python .ci/site.py proc      notebooks and assets into _proc, as far as it goes without Quarto
+They are in nbs/, lm336/web and data/demo.
+
+    python .ci/site.py proc      notebooks and assets into _proc: all that needs no Quarto
     python .ci/site.py render    the same, then Quarto's pages into _docs
 """
+
 import ast
 import importlib
 import inspect
@@ -18,7 +21,8 @@ from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 
 CFG = get_config()
-ROOT, NBS, PROC, DOCS = CFG.config_path, CFG.nbs_path, CFG.config_path/"_proc", CFG.config_path/"_docs"
+ROOT, NBS = CFG.config_path, CFG.nbs_path
+PROC, DOCS = ROOT/"_proc", ROOT/"_docs"
 HOME = CFG.doc_host.rstrip("/") + CFG.doc_baseurl.rstrip("/") + "/"
 
 
@@ -34,7 +38,8 @@ def header(lines: list[str], node: ast.AST) -> list[str]:
 
 
 def signature(thing) -> str:
-    "A function as its module has it, up to the docstring; a class with its fields or its `__init__`."
+    """A function as its module has it, up to the docstring; a class with its fields or its
+    `__init__`."""
     source = textwrap.dedent(inspect.getsource(thing))
     lines, node = source.splitlines(), ast.parse(source).body[0]
     shown = header(lines, node)
@@ -48,7 +53,8 @@ def signature(thing) -> str:
 
 
 def with_signature(text: str, module) -> str:
-    "nbdev's documentation of a name, with the signature that stands in the module instead of one put together anew."
+    """nbdev's documentation of a name, with the signature that stands in the module instead of
+    one put together anew."""
     found = re.search(r"(?ms)^### ([\w.]+)\n+```python\n(.*?)\n```", text)
     if found is None:
         return text
@@ -62,27 +68,48 @@ def with_signature(text: str, module) -> str:
 
 
 def actions(name):
-    "Under a chapter's title: Colab, with what its machine lacks (the package, and the files that chapters read), and the notebook itself."
+    """Under a chapter's title: Colab, with what its machine lacks (the package, and the files
+    that chapters read), and the notebook itself."""
     repo = CFG.git_url.removeprefix("https://github.com/")
     folder = repo.split("/")[-1]
-    return ("::: {.lm336-actions}\n"
-            f"[Open in Colab](https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}) · [Download the notebook](notebooks/{name})\n\n"
-            "<details><summary>In Colab, run this first</summary>\n\n"
-            f"```\n!git clone -q --depth 1 {CFG.git_url}\n%cd {folder}/nbs\n%pip install -q ..\n```\n\n</details>\n:::")
+    colab = f"https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}"
+    return f"""::: {{.lm336-actions}}
+[Open in Colab]({colab}) · [Download the notebook](notebooks/{name})
+
+<details><summary>In Colab, run this first</summary>
+
+```
+!git clone -q --depth 1 {CFG.git_url}
+%cd {folder}/nbs
+%pip install -q ..
+```
+
+</details>
+:::"""
 
 
 def mend(path, described):
-    "What nbdev's processing leaves to do on one notebook; `described` holds the places where a name has its documentation."
+    """What nbdev's processing leaves to do on one notebook; `described` holds the places where
+    a name has its documentation."""
     nb = read_nb(path)
-    module = path.stem.lstrip("0123456789").removeprefix("_")
-    module = importlib.import_module(f"lm336.{module}") if (ROOT/f"lm336/{module}.py").exists() else None
+    name = path.stem.lstrip("0123456789").removeprefix("_")
+    module = None
+    if (ROOT/f"lm336/{name}.py").exists():
+        module = importlib.import_module(f"lm336.{name}")
+
+    def lead(link):
+        "A link to a name without documentation leads to its page."
+        return link[0] if link[2] in described else f"]({link[1]})"
+
     def settle(text):
-        return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lambda link: link[0] if link[2] in described else f"]({link[1]})", tidy(text))
+        return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, tidy(text))
+
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             data = out.get("data", {})
             if "text/markdown" in data:
-                data["text/markdown"] = with_signature(settle("".join(data["text/markdown"])), module).splitlines(keepends=True)
+                text = with_signature(settle("".join(data["text/markdown"])), module)
+                data["text/markdown"] = text.splitlines(keepends=True)
         if cell.cell_type == "markdown":
             cell.source = settle(cell.source)
     if path.name[:2].isdigit():
@@ -91,7 +118,8 @@ def mend(path, described):
 
 
 def assets(to):
-    "The modules of the page, the demo model in the form that they load, and the run of the learning slider."
+    """The modules of the page, the demo model in the form that they load, and the run of the
+    learning slider."""
     web, demo = ROOT/"lm336/web", ROOT/"data/demo"
     if web.exists():
         shutil.copytree(web, to/"web", dirs_exist_ok=True)
@@ -101,7 +129,8 @@ def assets(to):
 
 
 def as_written(thing, **options):
-    "`inspect.signature`; an annotation that only type checkers can read stays as it is written."
+    """`inspect.signature`; an annotation that only type checkers can read stays as it is
+    written."""
     try:
         return inspect.signature(thing, **options)
     except NameError:
@@ -124,7 +153,8 @@ def proc():
 
 
 BASE = """<script>
-  // A page for an address that does not exist: its links start where the site does, at the nearest folder above that has search.json.
+  // A page for an address that does not exist: its links start where the site does, at the
+  // nearest folder above that has search.json.
   for (let at = location.pathname; at; at = at.slice(0, -1)) {
     at = at.slice(0, at.lastIndexOf("/") + 1);
     const ask = new XMLHttpRequest();
@@ -138,7 +168,8 @@ BASE = """<script>
 
 
 def at_any_depth(page, path):
-    "404.html, which a server sends for addresses of any depth, with its links no longer bound to the path that settings.ini names."
+    """404.html, which a server sends for addresses of any depth, with its links no longer
+    bound to the path that settings.ini names."""
     page = re.sub(rf"""(["'(]){re.escape(path)}""", r"\1./", page)
     return re.sub(r"(<head[^>]*>)", lambda head: f"{head[0]}\n{BASE % path}", page, count=1)
 
@@ -147,7 +178,9 @@ def render():
     proc()
     subprocess.run(["quarto", "render", "--no-cache"], cwd=PROC, check=True)
     missing = PROC/"_docs/404.html"
-    missing.write_text(at_any_depth(missing.read_text(encoding="utf-8"), CFG.doc_baseurl.rstrip("/") + "/"), encoding="utf-8")
+    page = missing.read_text(encoding="utf-8")
+    page = at_any_depth(page, CFG.doc_baseurl.rstrip("/") + "/")
+    missing.write_text(page, encoding="utf-8")
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/"_docs", DOCS)
     for name in ("web", "model"):

@@ -1,9 +1,9 @@
 """A Transformer language model built from nothing but tensor arithmetic.
 
-What most programs need is here: `from lm336 import Transformer, Tokenizer`. `__init__.pyi` lists
-these names, which are also all that `from lm336 import *` gives. Everything else is found in its
-module: `from lm336.widgets import Sampler`. A name is looked up when it is first asked for, so
-that the tokenizer alone never imports torch.
+What most programs need is here: `from lm336 import Transformer, Tokenizer`. `__init__.pyi`
+lists these names, which are also all that `from lm336 import *` gives. Everything else is found
+in its module: `from lm336.widgets import Sampler`. A name is looked up when it is first asked
+for, so that the tokenizer alone never imports torch.
 """
 
 import lazy_loader
@@ -29,5 +29,6 @@ def __getattr__(name: str) -> object:
     for module, path in modules.items():
         public = re.search(r"^__all__ = \[(.*?)\]", path.read_text("utf-8"), re.M | re.S)
         if public and re.search(rf"['\"]{re.escape(name)}['\"]", public[1]):
-            raise AttributeError(f"lm336.{name} is not at the top level: lm336.{module}.{name}")
+            place = f"lm336.{module}.{name}"
+            raise AttributeError(f"lm336.{name} is not at the top level: {place}")
     raise AttributeError(f"module 'lm336' has no attribute {name!r}")

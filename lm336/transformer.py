@@ -231,7 +231,7 @@ class Transformer(nn.Module):
 
     def generate(
         self,
-        ids: list,  # a prompt (list of token ids), or a list of prompts of any lengths
+        ids: Any,  # a prompt (token ids), or a list of prompts of any lengths
         max_new_tokens: int = 100,  # at most this many new tokens for each prompt
         temperature: float = 1.0,  # below 1 favours the likely; 0: the likeliest
         top_k: int | None = None,  # draw among the k likeliest tokens

@@ -1,7 +1,9 @@
 "What holds for every test: it begins as every other does, and leaves the process as it was."
+
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 # of a run that takes a second
-MODEL = dict(vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2)
-TRAINING = dict(
+MODEL: dict[str, Any] = dict(
+    vocab_size=300, context_length=16, d_model=16, num_layers=1, num_heads=2
+)
+TRAINING: dict[str, Any] = dict(
     max_steps=8,
     warmup_steps=1,
     batch_size=4,

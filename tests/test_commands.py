@@ -716,7 +716,7 @@ def test_another_tokenizer_of_the_same_size_is_noticed(run, tmp_path):
 def test_the_weights_of_another_run_are_noticed(run, tmp_path):
     model = Transformer.from_pretrained(run)
     with torch.no_grad():
-        model.lm_head.weight *= 1.01
+        model.lm_head.weight.mul_(1.01)
     model.save_pretrained(run)
     before = contents(run)
     page = tmp_path / "page"

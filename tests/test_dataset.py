@@ -91,7 +91,9 @@ def test_targets_are_inputs_shifted():
 def test_batches_are_a_function_of_seed_and_step():
     tokens = np.arange(1000, dtype=np.uint16)
     first = batch_at(tokens, 4, 8, seed=1, step=5)
-    np.random.seed(0), torch.manual_seed(0), batch_at(tokens, 4, 8, seed=1, step=6)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    batch_at(tokens, 4, 8, seed=1, step=6)
     assert all(map(torch.equal, first, batch_at(tokens, 4, 8, seed=1, step=5)))
     others = [batch_at(tokens, 4, 8, seed, step)[0] for seed, step in ((1, 6), (2, 5), (5, 1))]
     assert not any(torch.equal(first[0], other) for other in others)

@@ -20,6 +20,7 @@ from lm336.fast_generation import (
     plain_product,
 )
 from lm336.generation import KVCache, SamplingConfig, Token, generate, sample
+from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
 
@@ -254,8 +255,8 @@ def test_fast_sample_says_what_cannot_be_drawn_from(setting, wrong, dtype):
 # ---------------------------------------------------------------- waiting
 
 
-class Spelled:
-    "A tokenizer whose ids are indices into a list of bytes."
+class Spelled(Tokenizer):
+    "A tokenizer whose ids are indices into a list of bytes; it only decodes."
 
     def __init__(self, *tokens):
         self.vocab = dict(enumerate(tokens))

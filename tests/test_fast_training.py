@@ -2,10 +2,13 @@
 
 import math
 import shutil
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +82,8 @@ def test_chunked_loss_is_finite_at_extreme_logits():
     value = linear_cross_entropy(hidden, weight, torch.tensor([2, 1]))
     assert value == 1.5e4
     value.backward()
-    assert hidden.grad.isfinite().all() and weight.grad.isfinite().all()
+    for grad in (hidden.grad, weight.grad):
+        assert grad is not None and grad.isfinite().all()
 
 
 @settings(deadline=None, max_examples=40)
@@ -138,7 +142,8 @@ def test_chunked_loss_without_gradient_and_with_one_frozen():
     value = linear_cross_entropy(hidden, weight, targets, 7)
     value.backward()
     (expected,) = torch.autograd.grad(cross_entropy(hidden @ weight.T, targets), hidden)
-    assert torch.allclose(hidden.grad, expected) and weight.grad is None
+    assert hidden.grad is not None and torch.allclose(hidden.grad, expected)
+    assert weight.grad is None
 
 
 def test_gradcheck():
@@ -207,26 +212,23 @@ def test_a_state_keeps_its_options_and_its_names():
 def test_an_overflow_is_left_out_as_pytorch_leaves_it_out(overflow):
     "Under a GradScaler: weights, averages and counts of PyTorch's fused AdamW."
     runs = []
-    for optimizer_class, options in ((FastAdamW, {}), (torch.optim.AdamW, dict(fused=True))):
+    for optimizer_class in (FastAdamW, partial(torch.optim.AdamW, fused=True)):
         params = [
             torch.nn.Parameter(rand(5, 3, dtype=torch.float32)),
             torch.nn.Parameter(rand(7, dtype=torch.float32)),
         ]
-        optimizer, scaler = (
-            optimizer_class(params, lr=1e-2, **options),
-            torch.amp.GradScaler("cpu", init_scale=8.0),
-        )
+        optimizer = optimizer_class(params, lr=1e-2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         for step in range(12):
             for i, p in enumerate(params):
-                p.grad = 8.0 * rand(*p.shape, seed=10 * step + i, dtype=torch.float32)
-            if step in overflow:
-                params[1].grad[3] = math.inf
-            (
-                scaler.scale(torch.zeros(1)),
-                scaler.unscale_(optimizer),
-                scaler.step(optimizer),
-                scaler.update(),
-            )
+                grad = 8.0 * rand(*p.shape, seed=10 * step + i, dtype=torch.float32)
+                if i == 1 and step in overflow:
+                    grad[3] = math.inf
+                p.grad = grad
+            scaler.scale(torch.zeros(1))
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
         runs.append(
             [
                 params,
@@ -283,10 +285,9 @@ def test_the_plain_one_leaves_an_overflow_out_too():
 @pytest.mark.parametrize("accumulation", [1, 2, 8])
 def test_fast_updates_equal_plain_ones(tmp_path, accumulation):
     "Ten updates in float64, of the same windows: losses, norms, weights."
-    config = TrainingConfig(
-        **TRAINING
-        | dict(max_grad_norm=0.3, weight_decay=0.5, gradient_accumulation_steps=accumulation)
-    )
+    changes = dict(max_grad_norm=0.3, weight_decay=0.5)
+    fields: dict[str, Any] = TRAINING | changes
+    config = TrainingConfig(**fields, gradient_accumulation_steps=accumulation)
     tokens = np.random.default_rng(0).integers(300, size=4000)
     torch.manual_seed(0)
     models = [Transformer(TransformerConfig(**MODEL)).double() for _ in range(2)]
@@ -303,15 +304,15 @@ def test_fast_updates_equal_plain_ones(tmp_path, accumulation):
 
 def test_a_run_in_float32_trains_as_the_plain_trainer_does(tmp_path):
     "On one process, not compiled. What differs is the order in which numbers are added."
-    config = TrainingConfig(
-        **TRAINING | dict(max_steps=20, precision="float32", compile="off", eval_interval=10)
-    )
+    changes = dict(max_steps=20, precision="float32", compile="off", eval_interval=10)
+    fields: dict[str, Any] = TRAINING | changes
+    config = TrainingConfig(**fields)
     tokens = np.random.default_rng(0).integers(300, size=4000)
     runs = []
-    for kind, where in ((Trainer, {}), (Run, dict(device="cpu"))):
+    for kind in (Trainer, partial(Run, device="cpu")):
         torch.manual_seed(0)
         model = Transformer(TransformerConfig(**MODEL))
-        runs.append(kind(model, tokens, tokens, config, tmp_path / kind.__name__, **where))
+        runs.append(kind(model, tokens, tokens, config, tmp_path / str(len(runs))))
         runs[-1].fit()
     plain, fast = (run.model.state_dict() for run in runs)
     for name in plain:
@@ -329,7 +330,7 @@ def test_a_run_in_float32_trains_as_the_plain_trainer_does(tmp_path):
 
 
 def test_a_fast_trainer_looks_at_its_own_share(tmp_path, monkeypatch):
-    config = TrainingConfig(**TRAINING | dict(precision="float32"))
+    config = TrainingConfig(**TRAINING, precision="float32")
     tokens = np.arange(4000) % 300
     trainer = FastTrainer(
         Transformer(TransformerConfig(**MODEL)), tokens, tokens, config, tmp_path, "cpu"

@@ -33,6 +33,12 @@ from lm336.tensors import load_tensors, save_tensors
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and file modes are POSIX's")
 
 
+def says(process):
+    "The next line of what another process prints."
+    assert process.stdout is not None, "its output is not piped"
+    return process.stdout.readline()
+
+
 @contextmanager
 def python(code, *args):
     "Another process that runs `code`, ready when it has said so; killed at the end."
@@ -40,7 +46,7 @@ def python(code, *args):
         [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True
     )
     try:
-        assert process.stdout.readline() == "ready\n"
+        assert says(process) == "ready\n"
         yield process
     finally:
         process.kill()
@@ -259,8 +265,9 @@ def test_a_lock_that_is_removed_at_the_end_lets_nobody_in_before(tmp_path):
         for _ in range(3)
     ]
     for process in contenders:
-        assert process.stdout.readline() == "ready\n"
+        assert says(process) == "ready\n"
     for process in contenders:
+        assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
     results = [process.communicate(timeout=120) for process in contenders]
@@ -281,10 +288,10 @@ def test_an_owner_may_own_again_by_any_name(tmp_path, monkeypatch):
         with owned("."):
             pass
         with python(TRY, tmp_path / "run") as other:
-            assert "in use" in other.stdout.readline()
+            assert "in use" in says(other)
     assert (tmp_path / "run/a.txt").read_text() == "new"
     with python(TRY, tmp_path / "run") as other:
-        assert other.stdout.readline() == "mine\n"
+        assert says(other) == "mine\n"
 
 
 TRY = """
@@ -301,7 +308,7 @@ def test_an_error_inside_releases(tmp_path):
     with pytest.raises(RuntimeError), owned(tmp_path):
         raise RuntimeError
     with python(TRY, tmp_path) as other:
-        assert other.stdout.readline() == "mine\n"
+        assert says(other) == "mine\n"
 
 
 @posix
@@ -338,11 +345,11 @@ def test_a_file_is_made_once_and_the_second_process_waits(tmp_path):
     holding = made_once(tmp_path / "a.txt")
     path = holding.__enter__()
     with python(SECOND, path) as other:
-        assert "waiting" in other.stdout.readline()
+        assert "waiting" in says(other)
         time.sleep(0.3)  # it must be waiting still
         path.write_text("first")
         holding.__exit__(None, None, None)
-        assert other.stdout.readline() == "first\n"
+        assert says(other) == "first\n"
         other.wait(timeout=60)
     assert names(tmp_path) == ["a.txt"]
 
@@ -527,7 +534,9 @@ def test_a_folder_called_stories_wins_over_the_model_that_comes_along(tmp_path, 
 # Tensors: of a file that cannot be read, the reason
 
 
-@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are Unicode here")
+@pytest.mark.skipif(
+    os.name == "nt" or sys.platform == "darwin", reason="file names are Unicode here"
+)
 def test_tensors_at_a_path_that_is_not_utf8(tmp_path):
     path = tmp_path / os.fsdecode(b"\xff\xfe.safetensors")
     save_tensors({"a": torch.arange(3.0)}, path, {"note": "mine"})
@@ -567,7 +576,9 @@ def test_tensors_that_cannot_be_opened_are_not_said_to_be_damaged_or_missing(tmp
 
 
 @posix
-@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    os.name == "posix" and os.geteuid() == 0, reason="root may read everything"
+)
 def test_tensors_that_may_not_be_read(tmp_path):
     save_tensors({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").chmod(0)

@@ -3,7 +3,9 @@ batch, and what both say to bad input."""
 
 import math
 import random
+from collections.abc import Generator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,16 +124,17 @@ def test_a_config_stays_as_it_was_checked():
 
 def test_numbers_of_numpy_are_numbers():
     logits = 3 * torch.randn(30, generator=seeded(0), dtype=torch.float64)
-    plain = dict(temperature=0.75, top_k=4, top_p=0.5, min_p=0.125)
-    numpys = dict(
+    plain: dict[str, Any] = dict(temperature=0.75, top_k=4, top_p=0.5, min_p=0.125)
+    numpys: dict[str, Any] = dict(
         temperature=np.float32(0.75),
         top_k=np.int64(4),
         top_p=np.float16(0.5),
         min_p=np.float64(0.125),
     )
+    counts: dict[str, Any] = dict(max_new_tokens=np.int64(9), seed=np.int32(3))
     expected = next_token_probs(logits, SamplingConfig(**plain))
     assert torch.equal(next_token_probs(logits, SamplingConfig(**numpys)), expected)
-    text = tiny_model().generate([1], np.int64(9), **numpys, seed=np.int32(3))
+    text = tiny_model().generate([1], **numpys, **counts)
     assert text == tiny_model().generate([1], 9, **plain, seed=3)
 
 
@@ -472,6 +475,7 @@ def test_a_stream_that_is_left_does_no_more_work():
     model.register_forward_hook(lambda *_: steps.append(1))
     stream = generate_stream(model, [1], 50)
     next(stream)
+    assert isinstance(stream, Generator)
     stream.close()
     assert len(steps) <= 1
 
@@ -612,7 +616,7 @@ def test_settings_stop_strings_and_batches_together():
     model, tokenizer = letters(num_rows=15)
     rng = random.Random(0)
     for _ in range(10):
-        setting = dict(rng.choice(SETTINGS), stop_strings=rng.sample(PAIRS, 2))
+        setting: dict[str, Any] = dict(rng.choice(SETTINGS), stop_strings=rng.sample(PAIRS, 2))
         prompts = [rng.choices(range(15), k=rng.randint(1, 16)) for _ in range(3)]
         config = SamplingConfig(seed=rng.randrange(100), **setting)
         together = generate(model, prompts, 30, config, tokenizer, vocab_size=15)

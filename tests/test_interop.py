@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import unicodedata
+from typing import Any
 
 import pytest
 import torch
@@ -46,13 +47,15 @@ def tokenizer(tmp_path_factory):
 
 def make(seed=0, **shape):
     torch.manual_seed(seed)
-    small = dict(vocab_size=600, context_length=48, d_model=32, num_layers=2, num_heads=4)
+    small: dict[str, Any] = dict(
+        vocab_size=600, context_length=48, d_model=32, num_layers=2, num_heads=4
+    )
     model = Transformer(TransformerConfig(**small | shape))
     with torch.no_grad():
         for layer in model.layers:
             for norm in (layer.ln1, layer.ln2):
                 norm.weight.uniform_(0.5, 2)
-        model.ln_final.weight *= 10 if model.config.tie_embeddings else 1
+        model.ln_final.weight.mul_(10 if model.config.tie_embeddings else 1)
     return model
 
 
@@ -259,7 +262,7 @@ def test_the_folder_of_a_page(tokenizer, tmp_path):
     to_web(model, tokenizer, tmp_path / "page")
     names = {path.name for path in (tmp_path / "page").glob("[!.]*")}
     page = {"index.html", "page.css", "page.js"}
-    modules = {"worker.js", "model.js", "sampling.js", "tokenizer.js"}
+    modules = {"worker.js", "model.js", "sampling.js", "generation.js", "tokenizer.js"}
     assert names == page | modules | {"config.json", "tokenizer.json", "model.safetensors"}
     page = Transformer.from_pretrained(tmp_path / "page")
     assert page.config == model.config

@@ -1,6 +1,7 @@
 "Loss, optimizer and schedule against PyTorch and float64, and what they say to bad input."
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_extreme_logits_are_finite_and_exact(dtype):
     top = logits.detach().float()[0]
     assert torch.equal(nats, top[0] - top)
     nats.sum().backward()
-    assert logits.grad.isfinite().all()
+    assert logits.grad is not None and logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [-1, -100, 10])
@@ -106,7 +107,7 @@ def steps(
 @pytest.mark.parametrize("optimizer_class", [AdamW, FastAdamW])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_adamw_equals_pytorchs_with_groups_and_absent_gradients(optimizer_class, dtype):
-    options = dict(
+    options: dict[str, Any] = dict(
         betas=(0.8, 0.95),
         eps=1e-6,
         weight_decay=0.3,
@@ -114,16 +115,15 @@ def test_adamw_equals_pytorchs_with_groups_and_absent_gradients(optimizer_class,
         absent={(0, 1), (4, 0), (5, 0)},
     )
     ours, theirs = steps(optimizer_class, **options), steps(torch.optim.AdamW, **options)
-    tolerance = (
-        dict(rtol=1e-10, atol=1e-14) if dtype == torch.float64 else dict(rtol=1e-4, atol=1e-6)
-    )
+    rtol, atol = (1e-10, 1e-14) if dtype == torch.float64 else (1e-4, 1e-6)
     for a, b in zip(ours[0], theirs[0]):
-        assert torch.allclose(a, b, **tolerance)
+        assert torch.allclose(a, b, rtol, atol)
         for name in ("exp_avg", "exp_avg_sq", "step"):
             assert torch.allclose(
                 ours[1].state[a][name].to(b.dtype),
                 theirs[1].state[b][name].to(b.dtype),
-                **tolerance,
+                rtol,
+                atol,
             )
 
 
@@ -180,9 +180,12 @@ def test_clipping_equals_pytorchs_and_keeps_the_direction(clip, sizes, max_norm,
         b.grad = a.grad.clone()
     norm = clip(iter(ours), max_norm)
     assert torch.allclose(norm, torch.nn.utils.clip_grad_norm_(theirs, max_norm))
+    clipped = []
     for a, b in zip(ours[:-1], theirs):
+        assert a.grad is not None and b.grad is not None
         assert torch.allclose(a.grad, b.grad)
-    assert torch.cat([p.grad for p in ours[:-1]]).norm() <= max_norm * (1 + 1e-5)
+        clipped.append(a.grad)
+    assert torch.cat(clipped).norm() <= max_norm * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("clip", [clip_grad_norm_, fast_clip_grad_norm_])

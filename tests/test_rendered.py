@@ -43,7 +43,7 @@ def test_every_colour_can_be_read_on_every_paper(scheme):
 class Lost(Quiet):
     "Answers every address that does not exist with 404.html, as servers of static pages do."
 
-    def send_error(self, code, *args):
+    def send_error(self, code, message=None, explain=None):
         page = (Path(self.directory) / "book/404.html").read_bytes()
         self.send_response(code)
         self.send_header("Content-Type", "text/html")

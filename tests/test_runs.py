@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +30,10 @@ from lm336.training import read_metrics
 from .conftest import ROOT
 from .test_training import plain_loop
 
-MODEL = dict(vocab_size=300, context_length=32, d_model=32, num_layers=2, num_heads=2)
-TRAINING = dict(
+MODEL: dict[str, Any] = dict(
+    vocab_size=300, context_length=32, d_model=32, num_layers=2, num_heads=2
+)
+TRAINING: dict[str, Any] = dict(
     max_steps=120,
     batch_size=8,
     learning_rate=5e-3,
@@ -40,14 +44,19 @@ TRAINING = dict(
 )
 
 
+class Command(subprocess.Popen):
+    "A process that writes to files, not pipes: nobody need read them for it to go on."
+
+    files: tuple
+
+
 def lm336(command, *args, **kwargs):
     "One of the commands, in a process of its own, as a person would type it."
     code = "import sys; from lm336.cli import main; main(sys.argv[1], sys.argv[2:])"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # files, not pipes: nobody need read them for the command to go on
     out = tempfile.TemporaryFile("w+")  # noqa: SIM115
     err = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    process = subprocess.Popen(
+    process = Command(
         [sys.executable, "-c", code, command, *map(str, args)],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -160,14 +169,22 @@ def test_killed_before_the_first_checkpoint_and_begun_again(preset, unbroken, tm
 def small(folder, tokens=None, precision="float32", model=MODEL, **changes):
     torch.manual_seed(0)
     tokens = np.arange(4000) % 300 if tokens is None else tokens
+    settings: dict[str, Any] = TRAINING | dict(precision=precision) | changes
     return Run(
         Transformer(TransformerConfig(**model)),
         tokens,
         tokens,
-        TrainingConfig(**(TRAINING | dict(precision=precision) | changes)),
+        TrainingConfig(**settings),
         folder,
         device="cpu",
     )
+
+
+def newest(trainer) -> Path:
+    "Its last checkpoint, which must be there."
+    path = trainer.last_checkpoint()
+    assert path is not None, "no checkpoint was written"
+    return path
 
 
 def processes(count, *args):
@@ -278,14 +295,14 @@ def largest_file(size):
 def test_a_write_that_ends_in_the_middle_leaves_the_last_checkpoint(tmp_path, share):
     trainer = small(tmp_path)
     trainer.save()
-    good, weights = trainer.last_checkpoint(), (tmp_path / "model.safetensors").read_bytes()
+    good, weights = newest(trainer), (tmp_path / "model.safetensors").read_bytes()
     before = good.read_bytes()
     trainer.train_step()
     words = "step 1 could not be saved: .*File too large.*checkpoint is .*step_00000000"
     with largest_file(int(len(before) * share)), pytest.raises(OSError, match=words):
         trainer.save()
     assert (
-        trainer.last_checkpoint() == good
+        newest(trainer) == good
         and good.read_bytes() == before
         and (tmp_path / "model.safetensors").read_bytes() == weights
     )
@@ -339,7 +356,7 @@ def test_every_truncation_of_a_checkpoint_is_refused(tmp_path):
     trainer = small(tmp_path)
     trainer.train_step()
     trainer.save()
-    whole = trainer.last_checkpoint().read_bytes()
+    whole = newest(trainer).read_bytes()
     before = [p.detach().clone() for p in trainer.model.parameters()]
     for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut").write_bytes(whole[:length])
@@ -604,7 +621,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update(
     assert doomed.step == 30, "the step is named only where the numbers are fetched"
     with pytest.raises(FloatingPointError, match="not saved"):
         doomed.save()
-    assert doomed.last_checkpoint().name == "step_00000020.safetensors"
+    assert newest(doomed).name == "step_00000020.safetensors"
     assert small(tmp_path / "doomed", precision=precision).resume() == 20
 
 
@@ -642,7 +659,7 @@ def test_no_checkpoint_with_a_number_that_is_not_finite_is_written_or_read(tmp_p
     trainer = small(tmp_path)
     trainer.train_step()
     trainer.save()
-    good = trainer.last_checkpoint()
+    good = newest(trainer)
     trainer.step += 1
     trainer.model.lm_head.weight.data[0, 0] = math.nan
     with pytest.raises(
@@ -650,7 +667,7 @@ def test_no_checkpoint_with_a_number_that_is_not_finite_is_written_or_read(tmp_p
         match="step 2 cannot be saved: model.lm_head.weight .*checkpoint is .*step_00000001",
     ):
         trainer.save()
-    assert trainer.last_checkpoint() == good
+    assert newest(trainer) == good
     tensors, metadata = load_file(good), safe_open(good, "pt").metadata()
     tensors["optimizer.0.exp_avg_sq"][0] = math.inf
     save_file(
@@ -670,9 +687,9 @@ def test_one_flipped_bit_is_noticed_and_nothing_is_loaded(tmp_path):
     for _ in range(3):
         trainer.train_step()
     trainer.save()
-    data = bytearray(trainer.last_checkpoint().read_bytes())
+    data = bytearray(newest(trainer).read_bytes())
     data[len(data) // 2] ^= 1
-    trainer.last_checkpoint().write_bytes(data)
+    newest(trainer).write_bytes(data)
     other = small(tmp_path)
     before = state_of(other)
     with pytest.raises(InputError, match="step_00000003.safetensors is damaged"):
@@ -690,7 +707,7 @@ def test_a_run_of_the_first_edition_goes_on(tmp_path):
         for _ in range(5):
             each.train_step()
     trainer.save()
-    path = trainer.last_checkpoint()
+    path = newest(trainer)
     record = json.loads(safe_open(path, "pt").metadata()["lm336"])
     del (
         record["extra"]["seconds"],
@@ -709,7 +726,7 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
     trainer = small(tmp_path)
     trainer.train_step()
     trainer.save()
-    path = trainer.last_checkpoint()
+    path = newest(trainer)
 
     def refused(model, optimizer, words, source=path):
         before = [p.detach().clone() for p in model.parameters()]
@@ -725,7 +742,7 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
         r"groups of \[\d+\] parameters, this one of \[3, \d+\]",
     )
     refused(fresh, AdamW(weights[::-1], lr=1e-3), "in another order")
-    wrapped = torch.compile(fresh)
+    wrapped: Any = torch.compile(fresh)
     refused(
         wrapped,
         AdamW(wrapped.parameters(), lr=1e-3),
@@ -839,7 +856,7 @@ def test_an_account_that_fails_does_not_fail_a_finished_run(tmp_path, monkeypatc
     with pytest.warns(UserWarning, match="has ended and is saved, but .*no room"):
         assert trainer.fit()["step"] == 20
     assert (
-        trainer.last_checkpoint().name == "step_00000020.safetensors"
+        newest(trainer).name == "step_00000020.safetensors"
         and not (tmp_path / "accounting.json").exists()
     )
 
@@ -858,7 +875,8 @@ class Clock:
 
 def timed(folder, step_seconds, **changes):
     "A run of 60 seconds whose steps take what `step_seconds(step)` says, by its own clock."
-    usual = dict(
+    usual: dict[str, Any] = dict(
+        precision="float32",
         max_steps=100,
         warmup_steps=10,
         train_seconds=60.0,
@@ -870,7 +888,8 @@ def timed(folder, step_seconds, **changes):
     clock = Clock()
     torch.manual_seed(0)
     tokens = np.arange(4000) % 300
-    config = TrainingConfig(**TRAINING | dict(precision="float32") | usual | changes)
+    settings = TRAINING | usual | changes
+    config = TrainingConfig(**settings)
     trainer = Run(
         Transformer(TransformerConfig(**MODEL)),
         tokens,
@@ -914,16 +933,17 @@ def test_a_busy_moment_costs_a_timed_run_only_itself(tmp_path, slow):
     looks = [line["seconds"] for line in read_metrics(tmp_path) if "valid_loss" in line]
     assert len(looks) == 4 and looks[-1] >= 60, "looks are due by the share of time, too"
     assert read_metrics(tmp_path)[-1]["step"] == trainer.step
-    assert trainer.last_checkpoint().name == f"step_{trainer.step:08}.safetensors"
+    assert newest(trainer).name == f"step_{trainer.step:08}.safetensors"
 
 
 def test_a_timed_run_counts_its_looks_and_ends_once(tmp_path):
     "A look that takes longer than what is left: the run ends there, looked at once, saved."
     trainer = timed(tmp_path, lambda step: 1.0, eval_interval=90)
-    look = trainer.validate
+    look, clock = trainer.validate, trainer.clock
+    assert isinstance(clock, Clock)
 
     def slow_look():
-        trainer.clock.now += 10.0
+        clock.now += 10.0
         return look()
 
     trainer.validate = slow_look
@@ -931,7 +951,7 @@ def test_a_timed_run_counts_its_looks_and_ends_once(tmp_path):
     assert trainer.step == 54 and [
         line["step"] for line in read_metrics(tmp_path) if "valid_loss" in line
     ] == [54]
-    assert trainer.last_checkpoint().name == "step_00000054.safetensors"
+    assert newest(trainer).name == "step_00000054.safetensors"
 
 
 def test_a_timed_run_resumes_with_the_seconds_already_spent(tmp_path):

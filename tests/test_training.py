@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from lm336.training import read_metrics
 
 from .conftest import ROOT
 
-MODEL = dict(vocab_size=300, context_length=32, d_model=32, num_layers=2, num_heads=2)
-TRAINING = dict(
+MODEL: dict[str, Any] = dict(
+    vocab_size=300, context_length=32, d_model=32, num_layers=2, num_heads=2
+)
+TRAINING: dict[str, Any] = dict(
     max_steps=120,
     batch_size=8,
     learning_rate=5e-3,
@@ -148,9 +151,11 @@ def test_a_number_that_is_not_finite_stops_before_the_update(tmp_path, what):
     for _ in range(6):
         healthy.train_step()
     if what == "loss":
-        doomed.model.lm_head.register_forward_hook(
-            lambda _, x, y: y * (math.nan if doomed.step == 6 else 1)
-        )
+
+        def broken(_, inputs: tuple, logits: Any) -> torch.Tensor:
+            return logits * (math.nan if doomed.step == 6 else 1)
+
+        doomed.model.lm_head.register_forward_hook(broken)
     else:
         doomed.model.ln_final.weight.register_hook(
             lambda g: g * (math.nan if doomed.step == 6 else 1)
@@ -220,7 +225,8 @@ def test_a_configuration_without_sense_is_refused_when_made(change, words):
 
 
 def test_numbers_of_numpy_are_numbers():
-    config = TrainingConfig(max_steps=np.int64(700), learning_rate=np.float32(0.5))
+    numbers: dict[str, Any] = dict(max_steps=np.int64(700), learning_rate=np.float32(0.5))
+    config = TrainingConfig(**numbers)
     assert (
         json.loads(json.dumps(asdict(config)))["max_steps"] == 700
         and config.learning_rate == 0.5

@@ -87,7 +87,7 @@ def sharp_model(config, seed=0):
         for layer in model.layers:
             for norm in (layer.ln1, layer.ln2):
                 norm.weight.uniform_(0.5, 1.5)
-        model.ln_final.weight *= 10 if config.tie_embeddings else 2
+        model.ln_final.weight.mul_(10 if config.tie_embeddings else 2)
     return model.half().float()
 
 
