@@ -41,7 +41,8 @@ def sliding_windows(
 
 # %% ../nbs/15_evaluation.ipynb #15a00001
 def _window_losses(
-    model: Transformer, text: np.ndarray,  # (num_tokens,) ids
+    model: Transformer,
+    text: np.ndarray,  # (num_tokens,) ids
     windows: list[tuple[int, int, int]],  # of one length, as `sliding_windows` gives them
     start_id: int | None,  # the id before the first token
 ) -> np.ndarray:  # (windows, length) nats
@@ -56,14 +57,14 @@ def _window_losses(
     logits = model.eval()(torch.from_numpy(inputs).to(model.device))
     model.train(was_training)
     nats = fast_token_nats(logits, torch.from_numpy(targets).to(model.device)).cpu().numpy()
-    if start_id is None and windows[0][0] == 0:
-        nats[0, 0] = math.log(model.config.vocab_size)
     for (begin, _, _), row in zip(windows, nats, strict=True):
         if not np.isfinite(row).all():
             raise FloatingPointError(
                 f"the model's answer at token {begin + np.isfinite(row).argmin():,} is not a "
                 "number: its weights are damaged, or its training went astray"
             )
+    if start_id is None and windows[0][0] == 0:
+        nats[0, 0] = math.log(model.config.vocab_size)
     return nats
 
 # %% ../nbs/15_evaluation.ipynb #5c3c3300
