@@ -205,11 +205,16 @@ def test_a_prediction_is_left_out_where_there_is_none_and_only_there(
 NUMBERS = [name for name, value in ACCOUNT.items() if type(value) in (int, float)]
 
 
-@pytest.mark.parametrize("value", [0, -1, True, "much", None, [1], 10**400])
-@pytest.mark.parametrize("name", NUMBERS)
+WRONG = [
+    (name, value)
+    for name in NUMBERS
+    for value in (0, -1, True, "much", None, [1], 10**400)
+    if (name, value) != ("predicted_peak_bytes", None)  # which may be missing
+]
+
+
+@pytest.mark.parametrize("name, value", WRONG)
 def test_a_number_that_is_none_is_named(tmp_path, name, value):
-    if (name, value) == ("predicted_peak_bytes", None):
-        pytest.skip("is left out")
     with pytest.raises(InputError, match=f"accounting.json: {name} must be a number above 0"):
         account_table(accounted(tmp_path, ACCOUNT | {name: value}))
 
