@@ -673,7 +673,7 @@ def lm336_experiment(
     data: str = "stories:10",  # the text: stories:10 (megabytes) or the path of one
     scale: str = "cpu",  # cpu, or t4 for the reference shape
     seeds: int = 3,  # runs of each variant
-    log: str = "experiments.jsonl",  # gets a line for each run; runs that it has are not repeated
+    log: str = "experiments.jsonl",  # gets a line for each run; those it has are kept
 ):
     "Run one of chapter 17's experiments."
     from lm336.experiments import run_experiment

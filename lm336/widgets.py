@@ -53,7 +53,7 @@ def token_bars(
 
 # %% ../nbs/20_widgets.ipynb #b17bc4dd
 def sampling_config(
-    message: dict,  # from a panel; anything in it that is not a setting is ignored
+    message: dict,  # from a panel; what is not a setting is ignored
 ) -> SamplingConfig:
     "The settings in a message; null means not set. Errors as `SamplingConfig`."
     names = [field.name for field in fields(SamplingConfig)]
