@@ -147,14 +147,14 @@ class Exercise:
         return _fold("Answer", self.prose)
 
     @property
-    def solution(self) -> str | None:
-        "The code of its solution."
-        return _block(_fold("Solution", self.prose))
+    def solution(self) -> str:
+        "The code of its solution; '' for a question that asks for words."
+        return _block(_fold("Solution", self.prose)) or ""
 
     @property
-    def wrong(self) -> str | None:
-        "The code of the tempting wrong answer; None where there is none."
-        return _block(_fold("Tempting, and wrong", self.prose))
+    def wrong(self) -> str:
+        "The code of the tempting wrong answer; '' where there is none."
+        return _block(_fold("Tempting, and wrong", self.prose)) or ""
 
 
 def _exercises_in(path: Path) -> Iterator[Exercise]:

@@ -28,6 +28,7 @@ def run(exercise, answer):
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_solution_passes(exercise):
+    assert exercise.hint
     run(exercise, exercise.solution)
 
 
