@@ -1,9 +1,9 @@
 """What nbdev leaves to do without Quarto: notebooks run in place, README.md from index.ipynb.
 
     python .ci/notebooks.py execute nbs/05_rope.ipynb ...
-        run top to bottom, store clean outputs
+        run top to bottom, store clean outputs and the seconds they took
     python .ci/notebooks.py readme [--check]
-        the times on the first page's map, and README.md from nbs/index.ipynb
+        README.md from nbs/index.ipynb, whose map has the chapters' titles and minutes
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty
 from time import monotonic
 
+import chapters
 import nbformat
 import yaml
 from execnb.nbio import dict2nb, nb2str, read_nb, write_nb
@@ -113,41 +114,9 @@ def execute(path, timeout):
     merge_streams(nb)
     drop_widgets(nb)
     nb = dict2nb(json.loads(nbformat.writes(nb)))
-    clean_nb(nb, clean_ids=True)
+    clean_nb(nb, allowed_cell_metadata_keys=["jupyter"], clean_ids=True)
     write_nb(nb, path)
     print("ran", path)
-
-
-def times_on_the_map(check):
-    """The map of chapters on the first page gives each chapter the time that its own opening
-    box gives; `check` only compares."""
-    path = get_config().nbs_path/"index.ipynb"
-    nb = read_nb(path)
-
-    def time(entry):
-        chapter = (path.parent/entry[2]).read_text(encoding="utf-8")
-        box = re.search(r"\*\*Time here\*\*:? ([^.;\\]+)", chapter)
-        if not box:
-            sys.exit(
-                f"nbs/{entry[2]} has no **Time here** in its opening box, "
-                "and the first page's map needs it"
-            )
-        # its links lead within the chapter
-        words = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", box[1])
-        words = words.removesuffix(", measured at the end of the page").strip()
-        return f"{entry[1]}*{words}*"
-
-    for cell in nb.cells:
-        entry = r"(?m)^(- \[[^\]]+\]\((\w+\.ipynb)\).* · )\*.*\*$"
-        fresh = re.sub(entry, time, cell.source)
-        if check and fresh != cell.source:
-            sys.exit(
-                "the map in nbs/index.ipynb has other times than the chapters' boxes: "
-                "run `make readme` and commit both"
-            )
-        cell.source = fresh
-    if not check:
-        write_nb(nb, path)
 
 
 def readme():
@@ -187,8 +156,10 @@ if __name__ == "__main__":
     if args.command == "execute":
         for path in args.notebooks:
             execute(path, args.timeout)
+        chapters.write([Path(path).name for path in args.notebooks])
     else:
-        times_on_the_map(args.check)
+        if not args.check:
+            chapters.write_map()
         target, text = get_config().config_path / "README.md", readme()
         if not args.check:
             target.write_text(text, encoding="utf-8")

@@ -325,36 +325,3 @@ IS_RENDERED = (DOCS / "index.html").exists()
 def test_rendered_pages():
     bad = [f"{path.name}: {fault}" for path in DOCS.glob("*.html") for fault in faults(path)]
     assert not bad, bad
-
-
-def sidebar():
-    "The chapters in the order in which the sidebar has them."
-    text = (NBS / "sidebar.yml").read_text(encoding="utf-8")
-    sections = yaml.safe_load(text)["website"]["sidebar"]["contents"]
-    chapters = [section["contents"] for section in sections if isinstance(section, dict)]
-    return [name for names in chapters for name in names if re.match(r"\d\d_", name)]
-
-
-def test_every_chapter_is_in_the_sidebar_in_the_order_of_its_number():
-    assert sidebar() == sorted(path.name for path in NBS.glob("[0-9][0-9]_*.ipynb"))
-
-
-@pytest.mark.parametrize("number, name", list(enumerate(sidebar())))
-def test_a_chapter_leads_to_those_beside_it(number, name):
-    "At its head and at its end; a title is the one that the first page has."
-    first_page = "".join("".join(cell["source"]) for cell in cells(NBS / "index.ipynb"))
-    links = re.findall(r"\[(\d\d [^]]+)\]\((\w+\.ipynb)\)", first_page)
-    titles = {file: title for title, file in links}
-    names = sidebar()
-    before, after = "[← lm336](index.ipynb)", "[Exercises →](exercises.ipynb)"
-    if number > 0:
-        before = f"[← {titles[names[number - 1]]}]({names[number - 1]})"
-    if number + 1 < len(names):
-        after = f"[{titles[names[number + 1]]} →]({names[number + 1]})"
-    lines = [
-        line.strip()
-        for cell in cells(NBS / name, "markdown")
-        for line in "".join(cell["source"]).splitlines()
-        if line.startswith("[←")
-    ]
-    assert lines == [f"{before} · {after}"] * 2

@@ -1,0 +1,377 @@
+"""What is said about the chapters in more than one place: titles, minutes, neighbours.
+
+    python .ci/chapters.py            a table, a row for each chapter
+    python .ci/chapters.py --write    the chapters' facts and feet, and the first page's map
+    python .ci/chapters.py --check    a sentence for everything that differs, or is too long
+
+A chapter begins with `# NN Title` and its promise; the first Markdown cell after
+`#| default_exp` is one line of facts:
+
+    **You need** ... · **You build** ... · **Replaces** ... · 12 minutes to read, 6 seconds
+    to run · [Open in Colab](...)
+
+What you need, what you build and, where there is one, the piece of the tour that the chapter
+replaces are written by hand; the rest is counted. The minutes are words / 180 + lines of code
+/ 12: the words of the Markdown and the lines of code that a reader passes, without exercises,
+without what is folded (imports, and cells with `#| code-fold: true`). The seconds are those
+that the chapter's last code cell printed.
+"""
+
+import argparse
+import ast
+import json
+import re
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NBS = ROOT / "nbs"
+COLAB = "https://colab.research.google.com/github/lm336/lm336/blob/main/nbs/"
+MOST_WORDS, MOST_CODE = 2_000, 350  # of a chapter of the main line
+MAIN_LINE = range(16)
+FACTS = re.compile(
+    r"(?P<by_hand>\*\*You need\*\* (?:(?! · ).)+ · \*\*You build\*\* (?:(?! · ).)+"
+    r"(?: · \*\*Replaces\*\* (?:(?! · ).)+)?)"
+    r" · (?P<counted>\d+ minutes? to read, \d+ seconds? to run · "
+    r"\[Open in Colab\]\([^)]+\))"
+)
+ON_THE_MAP = re.compile(r"(?m)^- \[([^\]]+)\]\((\d\d_\w+\.ipynb)\) (.+) · \*(.+)\*$")
+EXERCISE = re.compile(r"### Exercise \d\d\.\d+: ")
+ANSWERED = re.compile(r"<summary>(Solution|Answer)</summary>")
+PICTURE = re.compile(r"!\[[^\]]*\]\([^)]+\)|<img |lm336-widget")
+
+
+def plural(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def words(markdown: str) -> int:
+    "How many words a reader reads: no code blocks, no targets of links, no tags, no foot."
+    text = re.sub(r"(?ms)^```.*?^```$", "", markdown)
+    text = re.sub(r"(?s)<script.*?</script>|<[^>]+>", "", text)
+    text = re.sub(r"(?m)^\[←.*$", "", text)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    return sum(bool(re.search(r"\w", word)) for word in text.split())
+
+
+def directives(source: str) -> list[str]:
+    return [line for line in source.splitlines() if line.startswith("#|")]
+
+
+def only_imports(source: str) -> bool:
+    "Whether a code cell does nothing but import."
+    try:
+        body = ast.parse(re.sub(r"(?m)^[%!].*", "pass", source)).body
+    except SyntaxError:
+        return False
+    return bool(body) and all(isinstance(one, (ast.Import, ast.ImportFrom)) for one in body)
+
+
+def is_folded(source: str) -> bool:
+    "Whether the page shows a code cell only when asked: imports, and what says so itself."
+    says_so = [re.match(r"#\| *code-fold: *true", line) for line in directives(source)]
+    return only_imports(source) or any(says_so)
+
+
+class Chapter:
+    "A numbered notebook, and what can be counted in it."
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+        self.number = int(path.name[:2])
+        self.nb = json.loads(path.read_text(encoding="utf-8"))
+        self.cells = [(one["cell_type"], "".join(one["source"])) for one in self.nb["cells"]]
+
+    @property
+    def title(self) -> str:
+        "The first heading, number and all."
+        found = re.match(r"# (.+)", self.cells[0][1])
+        return found[1] if found else ""
+
+    @cached_property
+    def facts_at(self) -> int | None:
+        "Where the line of facts is: the first Markdown cell after `#| default_exp`."
+        kinds = [kind for kind, _ in self.cells]
+        exported = [i for i, (_, text) in enumerate(self.cells) if "default_exp" in text]
+        if not exported or "markdown" not in kinds[exported[0]:]:
+            return None
+        return kinds.index("markdown", exported[0])
+
+    @cached_property
+    def read(self) -> list[tuple[str, str, dict]]:
+        "(kind, text, cell) of what a reader passes: no exercises, no facts."
+        found, in_exercise, at_the_end = [], False, False
+        for at, (kind, text) in enumerate(self.cells):
+            if kind == "markdown" and text.startswith("## "):
+                in_exercise = False
+                at_the_end = text.startswith("## Exercises")
+            if kind == "markdown" and EXERCISE.match(text):
+                in_exercise = True
+            if not in_exercise and not at_the_end and at != self.facts_at:
+                found.append((kind, text, self.nb["cells"][at]))
+            if kind == "markdown" and ANSWERED.search(text):
+                in_exercise = False
+        return found
+
+    @property
+    def words(self) -> int:
+        return sum(words(text) for kind, text, _ in self.read if kind == "markdown")
+
+    @property
+    def code(self) -> int:
+        "Lines of code, but for blank ones, directives and what is folded."
+        shown = [text for kind, text, _ in self.read if kind == "code" and not is_folded(text)]
+        lines = [line for text in shown for line in text.splitlines()]
+        return sum(bool(line.strip()) and not line.startswith("#|") for line in lines)
+
+    @property
+    def minutes(self) -> int:
+        return max(1, round(self.words / 180 + self.code / 12))
+
+    @property
+    def seconds(self) -> int | None:
+        "What the last code cell measured."
+        last = [one for one in self.nb["cells"] if one["cell_type"] == "code"][-1]
+        said = "".join(text for out in last["outputs"] for text in out.get("text", []))
+        found = re.search(r"all cells above: (\d+) s", said)
+        return max(1, int(found[1])) if found else None
+
+    @cached_property
+    def pictures(self) -> list[int]:
+        "For every picture the section that it is in; before the first heading it is 0."
+        found, section = [], 0
+        for kind, text, cell in self.read:
+            if kind == "markdown":
+                parts = re.split(r"(?m)^## ", text)
+                for at, part in enumerate(parts):
+                    section += at > 0
+                    found += [section] * len(PICTURE.findall(part))
+            for out in cell.get("outputs", []):
+                kinds = out.get("data", {})
+                found += [section] * any(one.startswith("image/") for one in kinds)
+        return found
+
+    @property
+    def exercises(self) -> int:
+        prose = [text for kind, text in self.cells if kind == "markdown"]
+        return sum(bool(EXERCISE.match(text)) for text in prose)
+
+    @property
+    def first_exported(self) -> int | None:
+        "The how many-th code cell that does more than import is the first to be exported."
+        code = [text for kind, text in self.cells if kind == "code"]
+        shown = [text for text in code if "default_exp" not in text and not only_imports(text)]
+        exported = [re.match(r"#\| *export\b", text) is not None for text in shown]
+        return exported.index(True) + 1 if any(exported) else None
+
+    @property
+    def counted(self) -> str:
+        "The part of the facts that nobody writes by hand."
+        minutes, seconds = plural(self.minutes, "minute"), plural(self.seconds or 0, "second")
+        colab = f"[Open in Colab]({COLAB}{self.name})"
+        return f"{minutes} to read, {seconds} to run · {colab}"
+
+    @property
+    def facts(self) -> re.Match | None:
+        return FACTS.fullmatch(self.cells[self.facts_at][1]) if self.facts_at else None
+
+    def excesses(self) -> list[str]:
+        "What a chapter of the main line has too much of, or too late."
+        if self.number not in MAIN_LINE:
+            return []
+        found = []
+        if self.words > MOST_WORDS:
+            found.append(f"{self.words:,} words, more than {MOST_WORDS:,}")
+        if self.code > MOST_CODE:
+            found.append(f"{self.code} lines of code, more than {MOST_CODE}")
+        if not self.pictures or self.pictures[0] > 2:
+            found.append("no picture before the third section")
+        return found
+
+
+def chapters() -> list[Chapter]:
+    return [Chapter(path) for path in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def sidebar() -> list[str]:
+    "The numbered notebooks, in the order in which the sidebar has them."
+    text = (NBS / "sidebar.yml").read_text(encoding="utf-8")
+    sections = yaml.safe_load(text)["website"]["sidebar"]["contents"]
+    listed = [section["contents"] for section in sections if isinstance(section, dict)]
+    return [name for names in listed for name in names if re.match(r"\d\d_", name)]
+
+
+def foot(at: int, found: list[Chapter]) -> str:
+    "The links to the chapters before and after one."
+    before, after = "[← lm336](index.ipynb)", "[Exercises →](exercises.ipynb)"
+    if at > 0:
+        before = f"[← {found[at - 1].title}]({found[at - 1].name})"
+    if at + 1 < len(found):
+        after = f"[{found[at + 1].title} →]({found[at + 1].name})"
+    return f"{before} · {after}"
+
+
+def on_the_map(text: str, found: list[Chapter]) -> str:
+    "The first page's map with the chapters' titles and minutes."
+    by_name = {one.name: one for one in found}
+
+    def entry(old: re.Match) -> str:
+        one = by_name.get(old[2])
+        return f"- [{one.title}]({old[2]}) {old[3]} · *{one.minutes} min*" if one else old[0]
+
+    return ON_THE_MAP.sub(entry, text)
+
+
+def misnamed(text: str, titles: dict[str, str]) -> list[str]:
+    "The links to a chapter that begin with a number and are not its title."
+    links = re.findall(r"\[(?:← )?(\d\d [^\]]+?)(?: →)?\]\((\d\d_\w+\.ipynb)\)", text)
+    return [f"[{said}]({name})" for said, name in links if said != titles.get(name, said)]
+
+
+def source_of(cell: dict, text: str) -> None:
+    cell["source"] = text.splitlines(keepends=True)
+
+
+def save(path: Path, nb: dict) -> None:
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write(names: list[str]) -> None:
+    "The counted half of these chapters' facts, their feet, and what JupyterLab hides."
+    found = chapters()
+    for at, one in enumerate(found):
+        if one.name not in names:
+            continue
+        before = json.dumps(one.nb)
+        for cell, (kind, text) in zip(one.nb["cells"], one.cells, strict=True):
+            cell["metadata"].pop("jupyter", None)
+            if kind == "code" and only_imports(text):
+                cell["metadata"]["jupyter"] = {"source_hidden": True}
+        if one.facts:
+            line = f"{one.facts['by_hand']} · {one.counted}"
+            source_of(one.nb["cells"][one.facts_at], line)
+        kind, text = one.cells[-1]
+        if kind == "markdown" and text.startswith("[←"):
+            source_of(one.nb["cells"][-1], foot(at, found))
+        if json.dumps(one.nb) != before:
+            save(one.path, one.nb)
+
+
+def write_map() -> None:
+    "The titles and minutes on the first page."
+    found, path = chapters(), NBS / "index.ipynb"
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    before = json.dumps(nb)
+    for cell in nb["cells"]:
+        source_of(cell, on_the_map("".join(cell["source"]), found))
+    if json.dumps(nb) != before:
+        save(path, nb)
+
+
+def wrong_with(one: Chapter, last_line: str) -> list[str]:
+    "What differs in one chapter from what is counted or fixed."
+    found = []
+    again = "run python .ci/chapters.py --write"
+    if not re.fullmatch(rf"# {one.number:02} .+\n\n> .+", one.cells[0][1], re.S):
+        found.append(f"must begin with `# {one.number:02} Title`, then its `> promise`")
+    if one.seconds is None:
+        found.append("the last code cell must print its seconds: all cells above: 6 s")
+    if not one.facts:
+        found.append(
+            "needs a line of facts after #| default_exp: **You need** ... · **You build** ... "
+            "· 1 minute to read, 1 second to run · [Open in Colab](...)"
+        )
+    elif one.facts["counted"] != one.counted:
+        found.append(f"facts say {one.facts['counted']!r}, not {one.counted!r}: {again}")
+    if one.cells[-1] != ("markdown", last_line):
+        found.append(f"must end with a cell {last_line!r}: {again}")
+    tops = [text for kind, text in one.cells[:-1] if kind == "markdown" and "[← " in text]
+    if tops:
+        found.append("links to the neighbours stand at the foot only")
+    folded = [text for kind, text in one.cells if kind == "code" and "code-fold" in text]
+    if any(re.match(r"#\| *export", text) for text in folded):
+        found.append("#| code-fold in an exported cell would be exported too")
+    hidden = [one.nb["cells"][at]["metadata"].get("jupyter") == {"source_hidden": True}
+              for at in range(len(one.cells))]
+    if hidden != [kind == "code" and only_imports(text) for kind, text in one.cells]:
+        found.append(f"JupyterLab should hide the imports, and them alone: {again}")
+    return found
+
+
+def check_links(found: list[Chapter]) -> list[str]:
+    "A sentence for every link that gives a chapter another name; for every `:::`."
+    faults, titles = [], {one.name: one.title for one in found}
+    for path in sorted(NBS.glob("*.ipynb")):
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        prose = [cell for cell in nb["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in prose)
+        wrong = misnamed(text, titles)
+        faults += [f"nbs/{path.name}: {link} is not the chapter's title" for link in wrong]
+        if ":::" in text:
+            faults.append(f"nbs/{path.name}: `:::` is text in JupyterLab: quote with `> `")
+    return faults
+
+
+def check_map(found: list[Chapter]) -> list[str]:
+    "The same for the first page, whose map gives every chapter's title and minutes."
+    faults = []
+    nb = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in nb["cells"])
+    if on_the_map(text, found) != text:
+        faults.append("nbs/index.ipynb: the map differs: run make readme")
+    if [name for _, name, *_ in ON_THE_MAP.findall(text)] != [one.name for one in found]:
+        faults.append("nbs/index.ipynb: the map must have every chapter once, in order")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line[0].replace("](", "](nbs/", 1) for line in ON_THE_MAP.finditer(text)]
+    if not all(line in readme for line in lines):
+        faults.append("README.md: the map differs from nbs/index.ipynb: run make readme")
+    return faults
+
+
+def check(found: list[Chapter]) -> list[str]:
+    "A sentence for everything that differs or is too long."
+    faults = check_links(found) + check_map(found)
+    if sidebar() != [one.name for one in found]:
+        faults.append("nbs/sidebar.yml: must have the chapters in the order of their numbers")
+    for at, one in enumerate(found):
+        said = wrong_with(one, foot(at, found)) + one.excesses()
+        faults += [f"nbs/{one.name}: {sentence}" for sentence in said]
+    return faults
+
+
+def row(one: Chapter) -> str:
+    first = one.pictures[0] if one.pictures else "-"
+    cells = [one.title, f"{one.words:,}", one.code, one.minutes, one.seconds or "-",
+             len(one.pictures), first, one.exercises, one.first_exported or "-"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(found: list[Chapter]) -> str:
+    head = ["chapter", "words", "lines of code", "minutes", "seconds", "pictures",
+            "first picture in section", "exercises", "first exported cell"]
+    return "\n".join([f"| {' | '.join(head)} |", "|---|" + "--:|" * 8, *map(row, found)])
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="update what is counted")
+    parser.add_argument("--check", action="store_true", help="only say what differs")
+    arguments = parser.parse_args()
+    found = chapters()
+    if arguments.write:
+        write([one.name for one in found])
+        write_map()
+    elif arguments.check:
+        said = check(found)
+        sys.exit("\n".join(said) if said else 0)
+    else:
+        print(table(found))
+
+
+if __name__ == "__main__":
+    main()

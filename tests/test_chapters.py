@@ -1,0 +1,107 @@
+"What the chapters, the sidebar and the first page say of each other; how long a chapter is."
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[1] / ".ci/chapters.py"
+spec = importlib.util.spec_from_file_location("chapters", PATH)
+assert spec and spec.loader
+chapters = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(chapters)
+
+FOUND = chapters.chapters()
+# What the main line still has too much of, or too late: it only gets shorter.
+KNOWN = {
+    "00": {"picture"},
+    "01": {"picture"},
+    "02": {"code", "picture"},
+    "03": {"picture"},
+    "04": {"picture"},
+    "06": {"picture"},
+    "07": {"picture"},
+    "08": {"code", "picture"},
+    "10": {"picture"},
+    "12": {"code"},
+    "13": {"words", "code", "picture"},
+    "14": {"words", "code", "picture"},
+    "15": {"picture"},
+}
+
+
+@pytest.mark.parametrize("at", range(len(FOUND)), ids=[one.name for one in FOUND])
+def test_a_chapter_says_what_is_counted(at):
+    one = FOUND[at]
+    assert chapters.wrong_with(one, chapters.foot(at, FOUND)) == []
+
+
+@pytest.mark.parametrize("one", FOUND, ids=[one.name for one in FOUND])
+def test_a_chapter_of_the_main_line_is_short_and_begins_with_a_picture(one):
+    known = KNOWN.get(one.name[:2], set())
+    assert [said for said in one.excesses() if not any(word in said for word in known)] == []
+
+
+def test_sidebar_links_and_notebooks_agree():
+    listed = chapters.sidebar(), [one.name for one in FOUND]
+    assert listed[0] == listed[1], "nbs/sidebar.yml and the numbers differ"
+    assert chapters.check_links(FOUND) == []
+
+
+def test_the_map_gives_titles_and_minutes():
+    assert chapters.check_map(FOUND) == []
+
+
+def test_words_are_those_of_a_reader():
+    text = "# A title\n\nTwo [linked words](page.ipynb#here), $x = 1$.\n\n"
+    text += '```python\nfive\n```\n<img alt="none of these">\n[← 01 A](a) · [03 B →](b)'
+    assert chapters.words(text) == 7
+
+
+@pytest.mark.parametrize(
+    ("source", "folded"),
+    [
+        ("#| export\nimport a\nfrom b import c", True),
+        ("import a\na.b = 1", False),
+        ("#| code-fold: true\na = 1", True),
+        ("#| export\ndef f(): ...", False),
+        ("%load_ext a", False),
+    ],
+)
+def test_what_is_folded(source, folded):
+    assert chapters.is_folded(source) is folded
+
+
+def cell(kind, text):
+    return {"cell_type": kind, "source": text, "metadata": {}, "outputs": []}
+
+
+def test_an_exercise_is_not_counted_and_what_follows_it_is(tmp_path):
+    cells = [
+        cell("markdown", "# 06 A\n\n> b"),
+        cell("code", "#| default_exp a"),
+        cell("markdown", "**You need** a · **You build** b · 1 minute"),
+        cell("code", "a = 1\n\nb = 2"),
+        cell("markdown", "### Exercise 06.1: One\n\nmany many words"),
+        cell("code", "def stub(): ..."),
+        cell("markdown", "<details><summary>Solution</summary>"),
+        cell("markdown", "## Two words"),
+        cell("code", "c = 3"),
+        cell("markdown", "## Exercises\n\nmore words"),
+        cell("markdown", "### Exercise 06.2: Two"),
+        cell("code", "def stub(): ..."),
+        cell("markdown", "## End"),
+        cell("code", "#| export\nd = 4"),
+    ]
+    path = tmp_path / "06_a.ipynb"
+    path.write_text(chapters.json.dumps({"cells": cells}))
+    one = chapters.Chapter(path)
+    assert (one.words, one.code, one.exercises) == (6, 4, 2)
+    assert one.first_exported == 5
+    assert one.excesses() == ["no picture before the third section"]
+
+
+def test_a_link_that_begins_with_a_number_has_the_title():
+    titles = {"01_a.ipynb": "01 Apple"}
+    assert chapters.misnamed("[← 01 Apple](01_a.ipynb) [01 Apple →](01_a.ipynb)", titles) == []
+    wrong = "[01 Pear](01_a.ipynb)"
+    assert chapters.misnamed(wrong + " [a pear](01_a.ipynb)", titles) == [wrong]
