@@ -61,13 +61,20 @@ def directives(source: str) -> list[str]:
     return [line for line in source.splitlines() if line.startswith("#|")]
 
 
+def imports(statement: ast.stmt) -> bool:
+    "Whether a statement imports, or does what only type checkers read."
+    if isinstance(statement, ast.If):
+        return ast.unparse(statement.test) == "TYPE_CHECKING"
+    return isinstance(statement, (ast.Import, ast.ImportFrom))
+
+
 def only_imports(source: str) -> bool:
     "Whether a code cell does nothing but import."
     try:
         body = ast.parse(re.sub(r"(?m)^[%!].*", "pass", source)).body
     except SyntaxError:
         return False
-    return bool(body) and all(isinstance(one, (ast.Import, ast.ImportFrom)) for one in body)
+    return bool(body) and all(map(imports, body))
 
 
 def is_folded(source: str) -> bool:

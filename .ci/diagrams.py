@@ -195,9 +195,8 @@ def tour() -> Picture:
         "A column of steps. The text Once upon a time is cut into four tokens; each token "
         "becomes a vector; blocks of attention and feed-forward layers let the vectors "
         "exchange what they know; the last vector becomes a probability for every token of "
-        "the "
-        "vocabulary: there 71 %, a 26 %, an 3 %. One is drawn, appended to the text, and the "
-        "steps start again, until a story is told.",
+        "the vocabulary: there 71 %, a 26 %, an 3 %. One is drawn, appended to the text, "
+        "and the steps start again, until a story is told.",
     )
     tokens = [("Once", 2614), ("␣upon", 3782), ("␣a", 256), ("␣time", 624)]
     left, wide = 124, 63
@@ -371,10 +370,9 @@ def windows() -> Picture:
         524,
         "A window of inputs and its targets",
         "A stream of words: Once upon a time there was a. The inputs are six neighbours, "
-        "Once to "
-        "was; the targets are the same window one step further on, upon to a. Below, a "
-        "staircase: from Once predict upon, from Once upon predict a, and so on: six "
-        "predictions from one window.",
+        "Once to was; the targets are the same window one step further on, upon to a. "
+        "Below, a staircase: from Once predict upon, from Once upon predict a, and so on: "
+        "six predictions from one window.",
     )
     words, left, wide = [*SIX, "a"], 24, 56
     x = [left + wide * i for i in range(8)]
@@ -405,9 +403,10 @@ def windows() -> Picture:
 
 
 def attention_one_query() -> Picture:
-    keys = [(2, 0.5), (1, 1), (-1, 0), (0, 1), (1, 2), (2, -1)]
-    values = [(1, 2), (0, 1), (3, -1), (-1, 0), (2, 2), (1, -3)]
-    asks, query = 3, (1.5, 1)
+    words = ["Tom", "fell", ".", "Poor", "Tom", "cried"]
+    keys = [(1, 0), (0, 1), (0, 0), (0, 0), (1, 0), (0, 1)]  # is a name, is an event
+    values = [(1, 1), (0, -1), (0, 0), (0, 0), (1, 1), (0, 1)]  # is a name, which one
+    asks, query = 3, (4, 0)  # looks for a name, for an event
     scores = [sum(a * b for a, b in zip(query, key, strict=True)) for key in keys]
     scaled = [score / math.sqrt(2) for score in scores]
     powers = [math.exp(score) if j <= asks else 0.0 for j, score in enumerate(scaled)]
@@ -416,19 +415,18 @@ def attention_one_query() -> Picture:
     out = [sum(part[i] for part in parts) for i in (0, 1)]
 
     def said(number: float, digits: int = 2) -> str:
-        return f"{number:.{digits}f}".replace("-", "−")
+        return "0" if not number else f"{number:.{digits}f}".replace("-", "−")
 
     p = Picture(
         "attention-one-query",
         700,
         "Attention for one word",
-        "The word time asks among Once, upon, a, time, there, was. Its query times each key "
-        "gives "
-        f"the scores {', '.join(said(s, 1) for s in scores)}; they are divided by the root of "
-        "two, the scores of the later words there and was become minus infinity, and softmax "
-        f"makes the weights {', '.join(said(w) for w in weights)}. Each value times its "
-        f"weight, "
-        f"added up, is the output ({said(out[0])}, {said(out[1])}).",
+        "The word Poor asks in Tom fell. Poor Tom cried. Its query looks for a name. Query "
+        f"times key gives the scores {', '.join(said(score, 0) for score in scores)}; they "
+        "are divided by the root of two, the scores of the later words become minus "
+        f"infinity, and softmax makes the weights {', '.join(map(said, weights))}. Each "
+        f"value times its weight, added up, is the output ({said(out[0])}, {said(out[1])}): "
+        "a name, that of the first Tom.",
     )
     left, wide = 84, 59
     x = [left + wide * j for j in range(6)]
@@ -437,33 +435,30 @@ def attention_one_query() -> Picture:
         p.left(8, y + 14, label, "small strong")
         p.left(8, y + 30, note, "small quiet")
         for j, number in enumerate(numbers):
-            words = number if isinstance(number, str) else said(number, digits)
+            written = number if isinstance(number, str) else said(number, digits)
             shade = "line" if j > asks and strength else hue
-            p.cell(x[j] + 3, y, wide - 6, 22, words, shade)
+            p.cell(x[j] + 3, y, wide - 6, 22, written, shade)
 
-    for j, word in enumerate(SIX):
-        p.box(
-            x[j] + 3,
-            12,
-            wide - 6,
-            28,
-            word,
-            "ink" if j == asks else "line",
-            say="strong" if j == asks else "",
-        )
+    def meaning(y, name, hue, *features) -> None:
+        "What a vector is called, and what its two numbers stand for."
+        p.left(8, y - 8, name, f"small said {hue} strong")
+        for i, feature in enumerate(features):
+            p.left(8, y + 14.5 + 20 * i, feature, "small quiet")
+
+    for j, word in enumerate(words):
+        hue, say = ("ink", "strong") if j == asks else ("line", "")
+        p.box(x[j] + 3, 12, wide - 6, 28, word, hue, say=say)
     p.arrow((x[asks] + wide / 2, 40), (x[asks] + wide / 2, 56), hue="blue")
-    p.left(8, 72, "query q", "small said blue strong")
-    p.left(8, 88, "of “time”", "small quiet")
-    p.cell(x[asks] + 3, 58, wide - 6, 20, said(query[0], 1), "blue")
-    p.cell(x[asks] + 3, 78, wide - 6, 20, said(query[1], 1), "blue")
+    meaning(58, "query q", "blue", "seeks name", "seeks event")
+    p.cell(x[asks] + 3, 58, wide - 6, 20, said(query[0], 0), "blue")
+    p.cell(x[asks] + 3, 78, wide - 6, 20, said(query[1], 0), "blue")
     for j in range(6):
         p.arrow((x[asks] + wide / 2, 98), (x[j] + wide / 2, 124), hue="blue", kind="thin")
-        p.cell(x[j] + 3, 126, wide - 6, 20, said(keys[j][0], 1), "warm")
-        p.cell(x[j] + 3, 146, wide - 6, 20, said(keys[j][1], 1), "warm")
-    p.left(8, 142, "keys k", "small said warm strong")
-    p.left(8, 158, "of all words", "small quiet")
+        p.cell(x[j] + 3, 126, wide - 6, 20, said(keys[j][0], 0), "warm")
+        p.cell(x[j] + 3, 146, wide - 6, 20, said(keys[j][1], 0), "warm")
+    meaning(126, "keys k", "warm", "a name?", "an event?")
 
-    row(190, scores, "violet", label="score", note="q · k")
+    row(190, scores, "violet", 0, "score", "q · k")
     (q0, q1), (k0, k1) = query, keys[0]
     worked = f"{q0:g} × {k0:g} + {q1:g} × {k1:g} = {scores[0]:g}"
     p.left(x[0] + 3, 230, worked, "small quiet")
@@ -481,16 +476,15 @@ def attention_one_query() -> Picture:
         p.text(x[j] + wide / 2, 410, said(weight), "number")
     p.text((x[0] + x[3] + wide) / 2, 430, "together 1", "small quiet")
 
-    p.left(8, 460, "values v", "small said green strong")
-    p.left(8, 476, "of all words", "small quiet")
+    meaning(444, "values v", "green", "a name?", "which one?")
     p.left(8, 524, "weighted", "small strong")
     p.left(8, 540, "weight × v", "small quiet")
     for j in range(6):
         faint = "line" if j > asks else "green"
         for i in (0, 1):
-            p.cell(x[j] + 3, 444 + 20 * i, wide - 6, 20, said(values[j][i], 1), faint)
-            words = said(parts[j][i]) if j <= asks else "0"
-            p.cell(x[j] + 3, 508 + 20 * i, wide - 6, 20, words, faint)
+            p.cell(x[j] + 3, 444 + 20 * i, wide - 6, 20, said(values[j][i], 0), faint)
+            written = said(parts[j][i]) if j <= asks else "0"
+            p.cell(x[j] + 3, 508 + 20 * i, wide - 6, 20, written, faint)
         p.arrow((x[j] + wide / 2, 486), (x[j] + wide / 2, 506), hue=faint, kind="thin")
     p.bracket(x[0] + 3, x[3] + wide - 3, 554, hue="green")
     p.text((x[0] + x[3] + wide) / 2, 578, "added up", "small quiet")
@@ -499,8 +493,8 @@ def attention_one_query() -> Picture:
     p.left(8, 628, "output", "small said teal strong")
     p.cell(middle - 32, 608, 64, 22, said(out[0]), "teal")
     p.cell(middle - 32, 630, 64, 22, said(out[1]), "teal")
-    p.left(middle + 46, 628, "a blend of the values of", "small")
-    p.left(middle + 46, 645, "“time” and the words before", "small")
+    p.left(middle + 46, 628, "what “Poor” now knows:", "small")
+    p.left(middle + 46, 645, "a name came before, Tom’s", "small")
     p.text(WIDTH / 2, 682, "softmax(q kᵀ / √d) v", "strong")
     return p
 
@@ -511,12 +505,9 @@ def attention_heads() -> Picture:
         656,
         "Many heads: split, attend, rejoin",
         "The input x of shape (batch, seq, d_model) is multiplied by three matrices and "
-        "becomes q, k "
-        "and v. Each is cut along its features into four slices, one for each head. Every "
-        "head "
-        "attends with its own slices; their outputs, each d_head wide, are laid side by "
-        "side, d_model "
-        "wide again, and the output projection mixes them.",
+        "becomes q, k and v. Each is cut along its features into four slices, one for each "
+        "head. Every head attends with its own slices; their outputs, each d_head wide, are "
+        "laid side by side, d_model wide again, and the output projection mixes them.",
     )
     hues = ("blue", "warm", "green", "violet")
     middle = WIDTH / 2
@@ -564,9 +555,8 @@ def block() -> Picture:
         520,
         "The block and its residual stream",
         "A straight road runs from x at the top to the output at the bottom: the residual "
-        "stream. Two side "
-        "branches read from it and add to it: first RMSNorm and attention, then RMSNorm and "
-        "SwiGLU. Nothing stands on the road itself.",
+        "stream. Two side branches read from it and add to it: first RMSNorm and attention, "
+        "then RMSNorm and SwiGLU. Nothing stands on the road itself.",
     )
     road, side, wide = 92, 196, 220
     p.box(road - 78, 12, 156, 44, "x\n(batch, seq, d_model)", "teal", say="strong")
@@ -608,12 +598,10 @@ def model() -> Picture:
         "model",
         604,
         "The model, from ids to logits",
-        "A column of parts with the shapes between them: ids (batch, seq); token embeddings; "
-        "vectors "
-        "(batch, seq, d_model); blocks one above the other; the same shape; the final norm; "
-        "the head; "
-        "logits (batch, seq, vocab_size): for each position a score for every token of the "
-        "vocabulary.",
+        "A column of parts with the shapes between them: ids (batch, seq); token "
+        "embeddings; vectors (batch, seq, d_model); blocks one above the other; the same "
+        "shape; the final norm; the head; logits (batch, seq, vocab_size): for each "
+        "position a score for every token of the vocabulary.",
     )
     left, wide = 14, 220
     middle, side = left + wide / 2, left + wide + 18

@@ -280,8 +280,10 @@ class FastAdamW(AdamW):
         p: torch.Tensor,  # one of the parameters
     ) -> dict[str, torch.Tensor]:  # averages like the parameter, and the number of its updates
         "A parameter's state; before its first update, zeros. All of it is on its device."
-        state = super().state_of(p)
-        state["step"] = state["step"].to(p.device)
+        state = self.state[p]
+        if not state:
+            state = super().state_of(p)
+            state["step"] = state["step"].to(p.device)
         return state
 
     @property

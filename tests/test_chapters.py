@@ -61,6 +61,8 @@ def test_words_are_those_of_a_reader():
     ("source", "folded"),
     [
         ("#| export\nimport a\nfrom b import c", True),
+        ("import a\nif TYPE_CHECKING:\n    import b\n    C = b.C | None", True),
+        ("import a\nif a:\n    import b", False),
         ("import a\na.b = 1", False),
         ("#| code-fold: true\na = 1", True),
         ("#| export\ndef f(): ...", False),
