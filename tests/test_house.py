@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lm336"
 
-FOUNDATION = ["errors", "files", "folders", "tensors"]
+FOUNDATION = ["errors", "files", "folders", "texts", "tensors"]
 MAIN_LINE = [
     "corpus", "bpe", "tokenizer_json", "tokenizer", "dataset",
     "embeddings", "rope", "attention", "block", "transformer",
