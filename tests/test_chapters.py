@@ -19,8 +19,6 @@ KNOWN = {
     "03": {"picture"},
     "04": {"picture"},
     "06": {"picture"},
-    "07": {"picture"},
-    "08": {"code", "picture"},
     "10": {"picture"},
     "12": {"code"},
     "13": {"words", "code", "picture"},
