@@ -18,7 +18,6 @@ KNOWN = {
     "02": {"code", "picture"},
     "03": {"picture"},
     "04": {"picture"},
-    "06": {"picture"},
     "10": {"picture"},
     "12": {"code"},
     "13": {"words", "code", "picture"},
