@@ -248,6 +248,8 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
         "A link to a name without a place of its own leads to its page."
         return link[0] if f"{link[1]}#{link[2]}" in described else f"]({link[1]})"
 
+    # Quarto has links to the neighbours of its own
+    nb.cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
     for cell in nb.cells:
         if cell.cell_type != "markdown":
             continue
@@ -322,6 +324,7 @@ def render():
     (DOCS/"notebooks").mkdir(exist_ok=True)
     for path in NBS.glob("*.ipynb"):
         shutil.copy(path, DOCS/"notebooks")
+    shutil.copytree(NBS/"pictures", DOCS/"notebooks/pictures", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
