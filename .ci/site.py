@@ -95,15 +95,19 @@ def shown_in_full(cell, module: str, line: int, seen: set[str]) -> list:
         return [mk_cell(FOLDED + cell.source, metadata=cell.metadata)]
     found = []
     for start, code, body in pieces(cell.source):
-        anchors = [name for name in dict.fromkeys(names(body)) if name not in seen]
+        taken = set(seen)
+        anchors = [name for name in dict.fromkeys(names(body)) if name not in taken]
         seen.update(anchors)
         link = f"[lm336/{module}.py]({GITHUB}lm336/{module}.py#L{line + start - 1})"
         public = [showdoc_nm(node) for node in body if is_public(node)]
         head = ""
         if public:
             name = public[0][0] if isinstance(public[0], list) else public[0]
-            head = f"### `{name}` {{#{name.lower()} .lm336-name}}\n\n"
-            anchors = [one for one in anchors if one != name.lower()]
+            anchor = name.lower()
+            anchors = [one for one in anchors if one != anchor]
+            if anchor in taken:  # `Progress` and `progress`: links lead to the first
+                anchor += "-2"
+            head = f"### `{name}` {{#{anchor} .lm336-name}}\n\n"
         spans = "".join(f"[]{{#{anchor}}}" for anchor in anchors)
         found.append(mk_cell(f"{head}{spans}{link}{{.lm336-source}}", "markdown"))
         found.append(
