@@ -8,8 +8,8 @@
 In nbs/terms.json a term has its definition (`means`), the page that explains it and `words` of
 that page that do, as they stand there; the glossary links to their section. Where an earlier
 page uses the term first, `first` has the page and the words that explain it there. `spellings`
-are regular expressions for its uses. Uses in titles, lines of facts, code and in links to other
-pages do not count.
+are regular expressions for its uses. Uses in titles, lines of facts, code, and in links to
+other pages do not count.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LIST = NBS / "terms.json"
 GLOSSARY = NBS / "glossary.ipynb"
 TITLE = """# Glossary
 
-> The terms of the book, each in a sentence and with the section that explains it, and its symbols"""
+> The terms of the book, each in one sentence with the section that explains it; its symbols"""
 PAGE_LINK = re.compile(r"!?\[((?:[^\]\[]|\[[^\]]*\])*)\]\(([^)]*)\)")
 
 
@@ -49,8 +49,9 @@ def one_line(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    "Markdown without what is no use of a term: code, formulas, tags, links to other pages."
+    "Markdown without code, formulas, tags, papers and links to other pages."
     text = re.sub(r"(?ms)^```.*?^```$", " ", text)
+    text = re.sub(r"(?s)(\*\*Papers\.\*\*|## Papers).*", " ", text)
     text = re.sub(r"(?s)<script.*?</script>|<[^>]+>", " ", text)
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|`[^`]*`", " ", text, flags=re.S)
 
@@ -173,7 +174,7 @@ def glossary() -> str:
     for initial in sorted({letter(term) for term in terms}):
         entries = "\n\n".join(entry(term) for term in terms if letter(term) == initial)
         cells.append(markdown(f"glossary-{initial.lower()}", f"## {initial}\n\n{entries}"))
-    rows = ["| symbol | name in the code | shape | meaning | chapter |", "|---|---|---|---|---|"]
+    rows = ["| symbol | in the code | shape | meaning | chapter |", "|---|---|---|---|---|"]
     for each in found["symbols"]:
         name = ", ".join(f"`{part}`" for part in each["name"].split(", "))
         shape = f"`{each['shape']}`" if each["shape"].startswith("(") else each["shape"]
@@ -181,7 +182,8 @@ def glossary() -> str:
         rows.append(f"| {each['symbol']} | {name} | {shape} | {each['means']} | {there} |")
     cells.append(markdown("glossary-symbols", "## Symbols\n\n" + "\n".join(rows)))
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    nb = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    nb = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4}
+    nb["nbformat_minor"] = 5
     return json.dumps(nb, indent=1, ensure_ascii=False) + "\n"
 
 
