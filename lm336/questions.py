@@ -87,7 +87,7 @@ def _block(folded: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Exercise:
-    "A question with all that lies between its heading and the next."
+    "A question with its cells, from its heading to its solution or the next heading."
 
     path: Path  # the notebook that it is in
     chapter: str  # its number, of two digits
@@ -158,11 +158,12 @@ class Exercise:
 
 
 def _exercises_in(path: Path) -> Iterator[Exercise]:
-    "A notebook's exercises: from a heading to the next one, or to the next section."
+    "A notebook's exercises: from a heading to the solution, or to the next heading."
     facts, cells = None, []
     for kind, text in [*notebook_cells(path), ("markdown", "## ")]:
         match = HEADING.match(text) if kind == "markdown" else None
-        if match or (kind == "markdown" and text.startswith("## ")):
+        is_solved = "<summary>Solution</summary>" in "".join(cells[-1] if cells else "")
+        if match or is_solved or (kind == "markdown" and text.startswith("## ")):
             if facts:
                 chapter, number, title, stars, minutes = facts
                 yield Exercise(

@@ -18,8 +18,6 @@ KNOWN = {
     "02": {"code", "picture"},
     "03": {"picture"},
     "04": {"picture"},
-    "07": {"picture"},
-    "08": {"code", "picture"},
     "10": {"picture"},
     "12": {"code"},
     "13": {"words", "code", "picture"},
