@@ -213,7 +213,7 @@ def sidebar() -> list[str]:
 
 def foot(at: int, found: list[Chapter]) -> str:
     "The links to the chapters before and after one."
-    before, after = "[← lm336](index.ipynb)", "[Exercises →](exercises.ipynb)"
+    before, after = "[← The tour](tour.ipynb)", "[Exercises →](exercises.ipynb)"
     if at > 0:
         before = f"[← {found[at - 1].title}]({found[at - 1].name})"
     if at + 1 < len(found):

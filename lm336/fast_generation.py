@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Product', 'PACKING', 'Step', 'plain_product', 'mkl_product', 'onednn_product', 'pick_product', 'Decoder', 'fast_step',
-           'fast_sample', 'TextPieces']
+           'fast_sample', 'TextPieces', 'as_rows', 'check_counts', 'row_uniforms']
 
 # %% ../nbs/28_fast_generation.ipynb #28a00004
 import codecs
@@ -20,10 +20,12 @@ from . import fast_model
 from .attention import MultiHeadSelfAttention
 from .block import RMSNorm, SwiGLU, TransformerBlock
 from .embeddings import Embedding, Linear
-from .generation import KVCache, SamplingConfig, Token, check_scores, penalise, sample
+from .errors import InputError
+from .generation import KVCache, SamplingConfig, Token, penalise, sample
 from .rope import RotaryEmbedding
+from .tensors import check_scores
 from .tokenizer import Tokenizer
-from .transformer import Transformer
+from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/28_fast_generation.ipynb #28a00008
 Product = Callable[..., torch.Tensor]  # (x, added=None) -> x W^T + added
@@ -263,7 +265,7 @@ def fast_step(
 # %% ../nbs/28_fast_generation.ipynb #28a00025
 def fast_sample(
     logits: torch.Tensor,  # (..., vocab), scores for the next token
-    darts: torch.Tensor,  # (...), from 0 to below 1
+    uniforms: torch.Tensor,  # (...), random numbers from 0 to below 1
     config: SamplingConfig,  # as for `next_token_probs`
     seen: torch.Tensor | None = None,  # as for `next_token_probs`
 ) -> torch.Tensor:  # (...), tokens
@@ -276,9 +278,9 @@ def fast_sample(
         check_scores(largest)
         return likeliest
     if config.top_k is None or config.top_k >= logits.shape[-1]:
-        return sample(logits, darts, config)
+        return sample(logits, uniforms, config)
     tokens = logits.topk(int(config.top_k), -1).indices.sort(-1).values  # in their order
-    place = sample(logits.gather(-1, tokens), darts, config)
+    place = sample(logits.gather(-1, tokens), uniforms, config)
     return tokens.gather(-1, place[..., None]).squeeze(-1)
 
 # %% ../nbs/28_fast_generation.ipynb #541d08db
@@ -327,3 +329,59 @@ class TextPieces:
             text = self.decoder.decode(data[:size], over and size >= certain)
             yield self.waiting.pop(0)._replace(text=text, cut=size > certain)
             data, certain = data[size:], certain - size
+
+# %% ../nbs/28_fast_generation.ipynb #c9bcc2f7
+def _check_prompt(prompt: list, where: str, config: TransformerConfig) -> list[int]:
+    "A prompt's ids. `InputError` for what the model cannot read."
+    room, last = config.context_length, config.vocab_size - 1
+    if not prompt:
+        raise InputError(f"{where} is empty: at least one token is needed")
+    if len(prompt) > room:
+        raise InputError(f"{where} has {len(prompt)} tokens: the model's context holds {room}")
+    for i in prompt:
+        if not hasattr(i, "__index__"):
+            raise InputError(f"{where} holds {i!r}, not a token id: encode the text first")
+        if not 0 <= i <= last:
+            raise InputError(f"{where} holds the token id {i}: the model's are 0 to {last}")
+    return [int(i) for i in prompt]
+
+
+def as_rows(
+    model: Transformer,  # that is to read them
+    ids: Any,  # a prompt, or a list of prompts
+) -> tuple[list[list[int]], bool]:  # the prompts, and whether it was a single one
+    "Prompts as lists of ids. `InputError` for what the model cannot read."
+    config, ids = model.config, ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if not ids or not hasattr(ids[0], "__len__"):
+        return [_check_prompt(ids, "the prompt", config)], True
+    return [_check_prompt(row, f"prompt {n}", config) for n, row in enumerate(ids)], False
+
+# %% ../nbs/28_fast_generation.ipynb #175e12fa
+def check_counts(
+    model: Transformer,  # whose vocabulary it is
+    max_new_tokens: Any,  # how many tokens to draw, at most
+    vocab_size: Any,  # ids from here on are never drawn
+) -> None:
+    "`InputError` for a number that makes no sense."
+    if not hasattr(max_new_tokens, "__index__") or max_new_tokens < 0:
+        needed = "a whole number of at least 0 is needed"
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}: {needed}")
+    rows = model.config.vocab_size
+    if not hasattr(vocab_size, "__index__") or not 1 <= vocab_size <= rows:
+        needed = f"a whole number from 1 to the model's {rows} is needed"
+        raise InputError(f"vocab_size is {vocab_size!r}: {needed}")
+
+# %% ../nbs/28_fast_generation.ipynb #600264df
+def row_uniforms(
+    num_rows: int,  # rows of the batch
+    seed: int | None,  # row i has the numbers of `seed + i`; None: one by chance
+    device: torch.device,  # where they are needed
+) -> Iterator[torch.Tensor]:  # (num_rows,), tensor after tensor without end
+    "Random numbers from 0 to below 1, for each row its own."
+    if seed is None:
+        seed = int(torch.randint(2**62, ()).item())
+    seeds = [(int(seed) + row) % 2**63 for row in range(num_rows)]
+    generators = [torch.Generator().manual_seed(one) for one in seeds]
+    while True:
+        block = torch.stack([torch.rand(256, generator=one) for one in generators])
+        yield from block.T.to(device)

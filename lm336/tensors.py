@@ -1,4 +1,5 @@
-"Safetensors files that know their own digest, and hold nothing but finite numbers."
+"""Safetensors files that know their own digest and hold only finite numbers; and whether
+a token can be drawn from scores."""
 
 import hashlib
 import json
@@ -13,7 +14,7 @@ from safetensors.torch import load, load_file, save, save_file
 from .errors import InputError
 from .files import atomic_path
 
-__all__ = ["is_finite", "load_tensors", "save_tensors"]
+__all__ = ["check_scores", "is_finite", "load_tensors", "save_tensors"]
 
 DIGEST = "lm336.sha256"  # its name in a file's metadata, which no other program uses
 
@@ -130,3 +131,17 @@ def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_scores(
+    largest: torch.Tensor,  # the largest logit of each row
+) -> None:
+    """`FloatingPointError` where one is not a finite number: such logits cannot be drawn from.
+
+    The maximum of anything and NaN is NaN, so the largest shows every fault."""
+    if not largest.isfinite().all():
+        wrong = largest[~largest.isfinite()][0].item()
+        raise FloatingPointError(
+            f"the model's logits cannot be drawn from: the largest is {wrong}. "
+            "Do its weights hold NaN, or numbers too large for their format?"
+        )

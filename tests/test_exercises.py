@@ -177,23 +177,32 @@ def test_written_answer_is_folded_and_asserted(exercise):
     assert asserting, "nothing in the answer is asserted"
 
 
-def test_every_chapter_has_three_to_six():
+def test_every_chapter_has_three_to_eight():
     "Under the hood fewer will do."
     for path in sorted(NBS.glob("[0-9]*.ipynb")):
         numbers = [e.number for e in EXERCISES if e.path == path]
         if numbers:
             least = 1 if path.name >= "23" else 3
-            assert least <= len(numbers) <= 6, path.name
+            assert least <= len(numbers) <= 8, path.name
         assert numbers == list(range(1, len(numbers) + 1)), f"{path.name}: {numbers}"
         assert all(e.chapter == path.name[:2] for e in EXERCISES if e.path == path)
 
 
+CORE = {  # the parts of the model that a reader writes, before the book does
+    "entropy", "learn_merges", "apply_merges", "encode", "decode", "windows",
+    "linear", "embedding", "initial_weight", "rope", "softmax", "attention",
+    "multi_head_attention", "rms_norm", "swiglu", "block", "transformer",
+    "cross_entropy", "adamw_step", "clip_gradients", "learning_rate", "train",
+    "next_probs", "generate", "evaluate",
+}
+
+
 def test_names_are_their_own():
-    "An answer must not hide what the book defines, nor another answer."
+    "An answer must not hide another, nor what the book defines, core parts aside."
     symbols = [symbol for symbols in _modidx.d["syms"].values() for symbol in symbols]
     public = {symbol.split(".")[2] for symbol in symbols}
     names = [parts(e).name for e in GRADED]
-    assert len(set(names)) == len(names) and not set(names) & public
+    assert len(set(names)) == len(names) and not (set(names) - CORE) & public
 
 
 CODE = {
