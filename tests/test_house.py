@@ -29,7 +29,7 @@ UNDER_THE_HOOD = [
     "accounting", "report",
 ]
 BEHIND = [
-    "oracle", "experiments", "scaling", "bug_zoo", "exercises",
+    "oracle", "experiments", "scaling", "bug_zoo", "questions", "exercises",
     "widgets", "interop", "cli",
 ]
 ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]
