@@ -95,15 +95,19 @@ def shown_in_full(cell, module: str, line: int, seen: set[str]) -> list:
         return [mk_cell(FOLDED + cell.source, metadata=cell.metadata)]
     found = []
     for start, code, body in pieces(cell.source):
-        anchors = [name for name in dict.fromkeys(names(body)) if name not in seen]
+        taken = set(seen)
+        anchors = [name for name in dict.fromkeys(names(body)) if name not in taken]
         seen.update(anchors)
         link = f"[lm336/{module}.py]({GITHUB}lm336/{module}.py#L{line + start - 1})"
         public = [showdoc_nm(node) for node in body if is_public(node)]
         head = ""
         if public:
             name = public[0][0] if isinstance(public[0], list) else public[0]
-            head = f"### `{name}` {{#{name.lower()} .lm336-name}}\n\n"
-            anchors = [one for one in anchors if one != name.lower()]
+            anchor = name.lower()
+            anchors = [one for one in anchors if one != anchor]
+            if anchor in taken:  # `Progress` and `progress`: links lead to the first
+                anchor += "-2"
+            head = f"### `{name}` {{#{anchor} .lm336-name}}\n\n"
         spans = "".join(f"[]{{#{anchor}}}" for anchor in anchors)
         found.append(mk_cell(f"{head}{spans}{link}{{.lm336-source}}", "markdown"))
         found.append(
@@ -248,6 +252,8 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
         "A link to a name without a place of its own leads to its page."
         return link[0] if f"{link[1]}#{link[2]}" in described else f"]({link[1]})"
 
+    # Quarto has links to the neighbours of its own
+    nb.cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
     for cell in nb.cells:
         if cell.cell_type != "markdown":
             continue
@@ -322,6 +328,7 @@ def render():
     (DOCS/"notebooks").mkdir(exist_ok=True)
     for path in NBS.glob("*.ipynb"):
         shutil.copy(path, DOCS/"notebooks")
+    shutil.copytree(NBS/"pictures", DOCS/"notebooks/pictures", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
