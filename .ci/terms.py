@@ -56,7 +56,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|`[^`]*`", " ", text, flags=re.S)
 
     def kept(link: re.Match) -> str:
-        return " " if ".ipynb" in link[2] else link[1]
+        return " " if link[0].startswith("!") or ".ipynb" in link[2] else link[1]
 
     return one_line(PAGE_LINK.sub(kept, text))
 
