@@ -13,15 +13,8 @@ spec.loader.exec_module(chapters)
 FOUND = chapters.chapters()
 # What the main line still has too much of, or too late: it only gets shorter.
 KNOWN = {
-    "00": {"picture"},
-    "01": {"picture"},
-    "02": {"code", "picture"},
-    "03": {"picture"},
     "10": {"picture"},
     "12": {"code"},
-    "13": {"words", "code", "picture"},
-    "14": {"words", "code", "picture"},
-    "15": {"picture"},
 }
 
 
