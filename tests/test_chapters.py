@@ -22,7 +22,6 @@ KNOWN = {
     "07": {"picture"},
     "08": {"code", "picture"},
     "10": {"picture"},
-    "12": {"code"},
     "13": {"words", "code", "picture"},
     "14": {"words", "code", "picture"},
     "15": {"picture"},
