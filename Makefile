@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COSTUMES := test-avx2 test-float32 test-bfloat16 test-threads
 
 .NOTPARALLEL:
-.PHONY: help about-demo about-test demo test $(COSTUMES) test-orders test-installed lab docs bench readme notebooks clean quarto
+.PHONY: help about-demo about-test demo test $(COSTUMES) test-orders test-installed lab student docs bench readme notebooks clean quarto
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -42,6 +42,9 @@ test-installed: $(VENV)/dev     ## sdist and wheel, installed and tried where no
 
 lab: $(VENV)/dev                ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
+
+student: $(VENV)/dev            ## the notebooks without answers, to hand out: a folder student
+	$(BIN)/python .ci/student.py student
 
 docs: quarto $(VENV)/dev        ## render the site and serve it (needs Quarto)
 	PATH=$(abspath $(BIN)):$$PATH python .ci/site.py render

@@ -33,7 +33,7 @@ COLAB = "https://colab.research.google.com/github/lm336/lm336/blob/main/nbs/"
 MOST_WORDS, MOST_CODE = 2_000, 350  # of a chapter of the main line
 MAIN_LINE = range(16)
 FACTS = re.compile(
-    r"(?P<by_hand>\*\*You need\*\* (?:(?! · ).)+ · \*\*You build\*\* (?:(?! · ).)+"
+    r"(?P<by_hand>\*\*You need\*\* (?:(?! · ).)+(?: · \*\*You build\*\* (?:(?! · ).)+)?"
     r"(?: · \*\*Replaces\*\* (?:(?! · ).)+)?)"
     r" · (?P<counted>\d+ minutes? to read, \d+ seconds? to run · "
     r"\[Open in Colab\]\([^)]+\))"
@@ -213,7 +213,7 @@ def sidebar() -> list[str]:
 
 def foot(at: int, found: list[Chapter]) -> str:
     "The links to the chapters before and after one."
-    before, after = "[← lm336](index.ipynb)", "[Exercises →](exercises.ipynb)"
+    before, after = "[← The tour](tour.ipynb)", "[Exercises →](exercises.ipynb)"
     if at > 0:
         before = f"[← {found[at - 1].title}]({found[at - 1].name})"
     if at + 1 < len(found):
@@ -286,7 +286,7 @@ def wrong_with(one: Chapter, last_line: str) -> list[str]:
         found.append(f"must begin with `# {one.number:02} Title`, then its `> promise`")
     if one.seconds is None:
         found.append("the last code cell must print its seconds: all cells above: 6 s")
-    if not one.facts:
+    if not one.facts or "**You build**" not in one.facts["by_hand"]:
         found.append(
             "needs a line of facts after #| default_exp: **You need** ... · **You build** ... "
             "· 1 minute to read, 1 second to run · [Open in Colab](...)"

@@ -134,6 +134,7 @@ def readme():
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r"<script.*?</script>\n?", "", body)
     body = re.sub(r'src="(\w+\.png)"', r'src="nbs/\1"', body)
+    body = re.sub(r"\]\((pictures/[\w-]+\.svg)\)", r"](nbs/\1)", body)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"

@@ -7,74 +7,223 @@ They are in nbs/, lm336/web and data/demo.
 """
 
 import ast
-import importlib
-import inspect
+import html
 import re
+import runpy
 import shutil
 import subprocess
 import sys
-import textwrap
+from pathlib import Path
+from types import SimpleNamespace
 
+import nbdev.serve
 from execnb.nbio import mk_cell, read_nb, write_nb
-from fastcore import docments
+from nbdev import processors
 from nbdev.config import get_config
-from nbdev.serve import proc_nbs
+from nbdev.frontmatter import FrontmatterProc
+from nbdev.processors import FilterDefaults
+from nbdev.showdoc import showdoc_nm
 
+chapters = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("chapters.py"))))
 CFG = get_config()
 ROOT, NBS = CFG.config_path, CFG.nbs_path
 PROC, DOCS = ROOT/"_proc", ROOT/"_docs"
 HOME = CFG.doc_host.rstrip("/") + CFG.doc_baseurl.rstrip("/") + "/"
+GITHUB = f"{CFG.git_url}/blob/{CFG.branch}/"
+DEFINITIONS = ast.FunctionDef, ast.ClassDef
+FOLDED = '#| code-fold: true\n#| code-summary: "Imports"\n'
 
 
-def tidy(text):
-    "Links to our own pages relative; a parameter whose default is None has no type to tell."
-    text = re.sub(re.escape(HOME) + r"(?=[\w-]+\.html)", "", text)
-    return re.sub(r"(?m)^(    \w+):NoneType=None", r"\1=None", text)
+# ---------------------------------------------------------------- exported code
 
 
-def header(lines: list[str], node: ast.AST) -> list[str]:
-    "The lines of a function or a class before its docstring."
-    return lines[node.lineno - 1:node.body[0].lineno - 1]
+def lines_of_cells(module: str) -> dict[str, int]:
+    "For every exported cell, by its id, the line of a module on which its code begins."
+    text = (ROOT/"lm336"/f"{module}.py").read_text(encoding="utf-8")
+    marks = [re.match(r"# %% \S+\.ipynb #(\w+)$", line) for line in text.splitlines()]
+    return {mark[1]: number + 1 for number, mark in enumerate(marks, 1) if mark}
 
 
-def signature(thing) -> str:
-    """A function as its module has it, up to the docstring; a class with its fields or its
-    `__init__`."""
-    source = textwrap.dedent(inspect.getsource(thing))
-    lines, node = source.splitlines(), ast.parse(source).body[0]
-    shown = header(lines, node)
-    if isinstance(node, ast.ClassDef):
-        for part in node.body:
-            if isinstance(part, ast.AnnAssign):
-                shown += lines[part.lineno - 1:part.end_lineno]
-            elif isinstance(part, ast.FunctionDef) and part.name == "__init__":
-                shown += header(lines, part)
-    return "\n".join(shown)
+def is_public(node: ast.stmt) -> bool:
+    return isinstance(node, DEFINITIONS) and not node.name.startswith("_")
 
 
-def with_signature(text: str, module) -> str:
-    """nbdev's documentation of a name, with the signature that stands in the module instead of
-    one put together anew."""
-    found = re.search(r"(?ms)^### ([\w.]+)\n+```python\n(.*?)\n```", text)
-    if found is None:
-        return text
-    thing = module
-    for name in found[1].split("."):
-        thing = getattr(thing, name, None)
-    thing = getattr(thing, "fget", thing)     # of a property, its function
-    if thing is None:
-        return text
-    return text[:found.start(2)] + signature(thing) + text[found.end(2):]
+def first_line(node: ast.stmt, lines: list[str]) -> int:
+    "The line on which a definition begins, with its decorators and the comments above."
+    decorators = getattr(node, "decorator_list", [])
+    number = min([node.lineno, *(one.lineno for one in decorators)])
+    while number > 1 and lines[number - 2].startswith("#"):
+        number -= 1
+    return number
 
 
-def actions(name):
-    """Under a chapter's title: Colab, with what its machine lacks (the package, and the files
-    that chapters read), and the notebook itself."""
-    repo = CFG.git_url.removeprefix("https://github.com/")
-    folder = repo.split("/")[-1]
-    colab = f"https://colab.research.google.com/github/{repo}/blob/{CFG.branch}/nbs/{name}"
-    return f"""::: {{.lm336-actions}}
-[Open in Colab]({colab}) · [Download the notebook](notebooks/{name})
+def pieces(code: str) -> list[tuple[int, str, list[ast.stmt]]]:
+    """(first line, code, statements) of a cell, cut before every public definition but the
+    first: each has a heading of its own."""
+    lines, body = code.splitlines(), ast.parse(code).body
+    public = [node for node in body if is_public(node)]
+    starts = [1, *(first_line(node, lines) for node in public[1:])]
+    found = []
+    for start, stop in zip(starts, [*starts[1:], len(lines) + 1], strict=True):
+        inside = [node for node in body if start <= node.lineno < stop]
+        found.append((start, "\n".join(lines[start - 1:stop - 1]).strip("\n"), inside))
+    return found
+
+
+def names(body: list[ast.stmt]) -> list[str]:
+    "What statements define: functions, classes with their methods, constants."
+    found = []
+    for node in body:
+        if isinstance(node, DEFINITIONS):
+            name = showdoc_nm(node)
+            found += name if isinstance(name, list) else [name]
+        if isinstance(node, ast.ClassDef):
+            methods = [one.name for one in node.body if isinstance(one, DEFINITIONS)]
+            found += [f"{node.name}.{method}" for method in methods]
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            stored = [one for target in targets for one in ast.walk(target)]
+            found += [one.id for one in stored if isinstance(one, ast.Name)
+                      and isinstance(one.ctx, ast.Store)]
+    return [name.lower() for name in found]
+
+
+def shown_in_full(cell, module: str, line: int, seen: set[str]) -> list:
+    """The cells that a page has for an exported one: a heading for every public definition,
+    a link to its source, its code."""
+    if chapters.only_imports(cell.source):
+        return [mk_cell(FOLDED + cell.source, metadata=cell.metadata)]
+    found = []
+    for start, code, body in pieces(cell.source):
+        taken = set(seen)
+        anchors = [name for name in dict.fromkeys(names(body)) if name not in taken]
+        seen.update(anchors)
+        link = f"[lm336/{module}.py]({GITHUB}lm336/{module}.py#L{line + start - 1})"
+        public = [showdoc_nm(node) for node in body if is_public(node)]
+        head = ""
+        if public:
+            name = public[0][0] if isinstance(public[0], list) else public[0]
+            anchor = name.lower()
+            anchors = [one for one in anchors if one != anchor]
+            if anchor in taken:  # `Progress` and `progress`: links lead to the first
+                anchor += "-2"
+            head = f"### `{name}` {{#{anchor} .lm336-name}}\n\n"
+        spans = "".join(f"[]{{#{anchor}}}" for anchor in anchors)
+        found.append(mk_cell(f"{head}{spans}{link}{{.lm336-source}}", "markdown"))
+        found.append(
+            mk_cell(f"#| classes: lm336-exported\n{code}", metadata=cell.metadata)
+        )
+    found[-1].outputs = cell.outputs
+    return found
+
+
+class exported(processors.Processor):  # nbdev knows a processor by its name
+    "What a notebook exports stands on its page where it is built, whole, and once."
+
+    def begin(self):
+        cells, module, seen = [], None, set()
+        for cell in self.nb.cells:
+            said = cell.get("directives_") or {}
+            if "default_exp" in said:
+                module = said["default_exp"][0]
+                at = lines_of_cells(module)
+                continue
+            if cell.cell_type == "code" and {"export", "exporti"} & said.keys():
+                if cell.id not in at:
+                    sys.exit(f"{self.nb.path_}: {cell.id} is not in the module: nbdev_export")
+                cells += shown_in_full(cell, module, at[cell.id], seen)
+            elif cell.cell_type == "code" and chapters.only_imports(cell.source):
+                if not chapters.directives(cell.source):
+                    cell.set_source(FOLDED + cell.source)
+                cells.append(cell)
+            else:
+                cells.append(cell)
+        self.nb.cells = cells
+
+
+class Pages(FilterDefaults):
+    """What nbdev does to a notebook before Quarto has it, without its way of showing what is
+    exported, which needs every import and export to be run and shows no body."""
+
+    def base_procs(self):
+        kept = (
+            "populate_language", "insert_warning", "strip_ansi", "hide_line", "filter_stream_",
+            "rm_header_dash", "ai_magics", "clean_magics", "hide_", "add_links",
+            "strip_hidden_metadata",
+        )
+        return [FrontmatterProc, *(getattr(processors, name) for name in kept), exported]
+
+
+# ---------------------------------------------------------------- prose
+
+
+def by_hand() -> dict[str, str]:
+    "Where the source of a module without a chapter is, and of all that it defines."
+    found = {}
+    for path in sorted((ROOT/"lm336").glob("[a-z]*.py")):
+        text, name = path.read_text(encoding="utf-8"), f"lm336/{path.name}"
+        if "# AUTOGENERATED! DO NOT EDIT!" in text:
+            continue
+        found[name] = found[f"lm336.{path.stem}"] = GITHUB + name
+        for node in ast.parse(text).body:
+            if is_public(node):
+                found[node.name] = f"{GITHUB}{name}#L{node.lineno}"
+    return found
+
+
+def with_sources(text: str, sources: dict[str, str]) -> str:
+    "Code in prose that names a module without a chapter, or what it defines, links to it."
+    def link(found: re.Match) -> str:
+        url = sources.get((found["code"] or "").removesuffix("()"))
+        return f"[`{found['code']}`]({url})" if url else found[0]
+
+    skipped = r"(?ms)^(?:```|~~~).*?^(?:```|~~~)|\[[^\]]*\]\([^)]*\)|^#+ .*?$"
+    return re.sub(rf"{skipped}|`(?P<code>[\w./]+(?:\(\))?)`", link, text)
+
+
+LISTING = re.compile(r"(?m)^\[`?lm336/(\w+)\.py: ([\w., ]+?)`?\]\(\.\./lm336/\1\.py\)$")
+
+
+def listing(found: re.Match) -> str:
+    "For a line that is such a link alone: the source of what it names, to be unfolded."
+    path = ROOT/"lm336"/f"{found[1]}.py"
+    code = path.read_text(encoding="utf-8")
+    nodes = {node.name: node for node in ast.parse(code).body if isinstance(node, DEFINITIONS)}
+    parts, lines = [], code.splitlines()
+    for name in found[2].split(", "):
+        if name not in nodes:
+            sys.exit(f"{path} defines no {name}, of which a notebook asks to show the source")
+        node = nodes[name]
+        parts.append("\n".join(lines[first_line(node, lines) - 1:node.end_lineno]))
+    url = f"{GITHUB}lm336/{found[1]}.py#L{nodes[found[2].split(', ')[0]].lineno}"
+    summary = f'<code>lm336/{found[1]}.py</code>: {found[2]}'
+    body = "\n\n\n".join(parts)
+    return (
+        f'<details class="lm336-listing"><summary>{summary}</summary>\n\n'
+        f"[lm336/{found[1]}.py]({url}){{.lm336-source}}\n\n"
+        f"```python\n{body}\n```\n\n</details>"
+    )
+
+
+def drawn(found: re.Match) -> str:
+    """A diagram as part of the page, so that its colours follow the page's and not the
+    system's; its words for those who do not see it are the notebook's."""
+    svg = (NBS/found[2]).read_text(encoding="utf-8").strip()
+    svg = re.sub(r"(?s)<(title|desc)\b.*?</\1>\n?", "", svg)
+    svg = re.sub(r' (?:aria-labelledby|role|id)="[^"]*"', "", svg)
+    label = html.escape(found[1].replace("`", ""))
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return f'```{{=html}}\n<div class="lm336-picture">{svg}</div>\n```'
+
+
+def box(found: re.Match, name: str) -> str:
+    "The line of facts as a box; with what Colab's machine lacks, and the notebook itself."
+    folder = CFG.git_url.split("/")[-1]
+    facts = "\n\n".join(found["by_hand"].split(" · "))
+    return f"""::: {{.lm336-facts}}
+{facts}
+
+{found["counted"]} · [Download the notebook](notebooks/{name})
 
 <details><summary>In Colab, run this first</summary>
 
@@ -88,32 +237,31 @@ def actions(name):
 :::"""
 
 
-def mend(path, described):
+def relative(text: str) -> str:
+    "Links to our own pages relative, those to our files by way of GitHub."
+    text = re.sub(re.escape(HOME) + r"(?=[\w-]+\.html)", "", text)
+    return re.sub(r"\]\(\.\./(lm336/[\w/]+\.\w+)", rf"]({GITHUB}\1", text)
+
+
+def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
     """What nbdev's processing leaves to do on one notebook; `described` holds the places where
-    a name has its documentation."""
+    a name has its definition."""
     nb = read_nb(path)
-    name = path.stem.lstrip("0123456789").removeprefix("_")
-    module = None
-    if (ROOT/f"lm336/{name}.py").exists():
-        module = importlib.import_module(f"lm336.{name}")
 
-    def lead(link):
-        "A link to a name without documentation leads to its page."
-        return link[0] if link[2] in described else f"]({link[1]})"
+    def lead(link: re.Match) -> str:
+        "A link to a name without a place of its own leads to its page."
+        return link[0] if f"{link[1]}#{link[2]}" in described else f"]({link[1]})"
 
-    def settle(text):
-        return re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, tidy(text))
-
+    # Quarto has links to the neighbours of its own
+    nb.cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
     for cell in nb.cells:
-        for out in cell.get("outputs", []):
-            data = out.get("data", {})
-            if "text/markdown" in data:
-                text = with_signature(settle("".join(data["text/markdown"])), module)
-                data["text/markdown"] = text.splitlines(keepends=True)
-        if cell.cell_type == "markdown":
-            cell.source = settle(cell.source)
-    if path.name[:2].isdigit():
-        nb.cells.insert(1, mk_cell(actions(path.name), "markdown"))
+        if cell.cell_type != "markdown":
+            continue
+        text = re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, relative(cell.source))
+        text = re.sub(r"!\[([^\]]*)\]\((pictures/[\w-]+\.svg)\)", drawn, text)
+        text = with_sources(LISTING.sub(listing, text), sources)
+        facts = chapters.FACTS.fullmatch(text)
+        cell.source = box(facts, path.name) if facts else text
     write_nb(nb, path)
 
 
@@ -128,27 +276,18 @@ def assets(to):
         shutil.copy(demo/name, to/"model")
 
 
-def as_written(thing, **options):
-    """`inspect.signature`; an annotation that only type checkers can read stays as it is
-    written."""
-    try:
-        return inspect.signature(thing, **options)
-    except NameError:
-        return inspect.signature(thing)
-
-
 def proc():
-    docments.signature = as_written  # nbdev's processes are forked from this one
-    proc_nbs(n_workers=2, force=True)
+    nbdev.serve.FilterDefaults = Pages
+    nbdev.serve.proc_nbs(n_workers=0, force=True)
     # nbs/ holds a link to it, a line of text where git makes no links
     shutil.copy(ROOT / "_quarto.yml", PROC / "_quarto.yml")
-    paths = list(PROC.glob("*.ipynb"))
-    described = set()
+    paths, described, sources = sorted(PROC.glob("*.ipynb")), set(), by_hand()
     for path in paths:
-        titles = re.findall(r"###+ ([\w.]+)\\n", path.read_text(encoding="utf-8"))
-        described |= {name.lower() for name in titles}
+        page = re.sub(r"^\d+_", "", path.stem) + ".html"
+        anchors = re.findall(r"\{#([\w.]+)", path.read_text(encoding="utf-8"))
+        described |= {f"{page}#{anchor}" for anchor in anchors}
     for path in paths:
-        mend(path, described)
+        mend(path, described, sources)
     assets(PROC)
 
 
@@ -189,6 +328,7 @@ def render():
     (DOCS/"notebooks").mkdir(exist_ok=True)
     for path in NBS.glob("*.ipynb"):
         shutil.copy(path, DOCS/"notebooks")
+    shutil.copytree(NBS/"pictures", DOCS/"notebooks/pictures", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

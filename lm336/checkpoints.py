@@ -14,8 +14,8 @@ import torch
 
 from .configuration import TrainingConfig
 from .errors import InputError
-from .tensors import load_tensors, save_tensors
-from .transformer import WRAPPERS, TransformerConfig
+from .tensors import WRAPPERS, load_tensors, save_tensors
+from .transformer import TransformerConfig
 
 __all__ = ["load_checkpoint", "read_checkpoint", "save_checkpoint"]
 

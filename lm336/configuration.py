@@ -1,4 +1,5 @@
-"""What decides a training run besides its text: its numbers, and presets of them.
+"""What decides a training run besides its text: its numbers, and presets of them; and whether
+the settings of a sampler make sense.
 
 A configuration that makes no sense is refused when it is made, not an hour into the run."""
 
@@ -10,13 +11,16 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from .errors import InputError
 from .files import read_json
 from .transformer import TransformerConfig
+
+if TYPE_CHECKING:
+    from .generation import SamplingConfig
 
 __all__ = ["PRECISIONS", "PRESETS", "TrainingConfig", "load_preset"]
 
@@ -239,3 +243,30 @@ def _overridden(
         share = config.min_learning_rate / config.learning_rate
         kept["min_learning_rate"] = changes["learning_rate"] * share
     return TrainingConfig(**asdict(config) | kept | changes)
+
+
+def check_sampling(
+    config: "SamplingConfig",  # just made
+) -> None:
+    "`InputError` for a setting that makes no sense."
+    needed = {}  # of each setting that is wrong
+    temperature, top_k = config.temperature, config.top_k
+    top_p, min_p = config.top_p, config.min_p
+    if not (is_number(temperature) and temperature >= 0):
+        needed["temperature"] = "a finite number of at least 0 is needed"
+    if not (top_k is None or (is_number(top_k) and top_k >= 1 and top_k % 1 == 0)):
+        needed["top_k"] = "a whole number of at least 1 is needed, or None"
+    if not (top_p is None or (is_number(top_p) and 0 < top_p <= 1)):
+        needed["top_p"] = "a number above 0 and up to 1 is needed, or None"
+    if not (min_p is None or (is_number(min_p) and 0 <= min_p <= 1)):
+        needed["min_p"] = "a number from 0 to 1 is needed, or None"
+    if not (is_number(config.repetition_penalty) and config.repetition_penalty > 0):
+        needed["repetition_penalty"] = "a finite number above 0 is needed"
+    for name in ("seed", "stop_token"):
+        value = getattr(config, name)
+        if not (value is None or hasattr(value, "__index__")):
+            needed[name] = "a whole number is needed, or None"
+    if not all(isinstance(text, str) and text for text in config.stop_strings):
+        needed["stop_strings"] = "texts of at least one character are needed"
+    for name, words in needed.items():
+        raise InputError(f"{name} is {getattr(config, name)!r}: {words}")

@@ -39,7 +39,7 @@ def _logit_gradient(
     sums: torch.Tensor,  # of each row (rows, 1)
     y: torch.Tensor,  # targets (rows, 1)
 ) -> torch.Tensor:  # (rows, vocab)
-    "Announced probability minus what happened: p - [v = y]."
+    "Predicted probability minus what happened: p - [v = y]."
     return exponentials.div_(sums).scatter_add_(-1, y, -torch.ones_like(sums))
 
 # %% ../nbs/27_fast_training.ipynb #ae5dbc7a
@@ -50,7 +50,7 @@ def _chunks_in_one_format(
     chunk_size: int,
     with_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Summed surprise and its gradients; logits and gradients have one place for all chunks."
+    "Summed surprise and its gradients; all chunks share the buffers."
     room = weight.new_empty(min(chunk_size, len(hidden)), len(weight))
     total = weight.new_zeros(())
     grad_hidden, grad_weight = _gradients(hidden, weight, with_gradient)
@@ -72,7 +72,7 @@ def _gradients(
     weight: torch.Tensor,
     wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "Room for both; none where they are not wanted."
+    "Buffers for both gradients, if they are needed."
     if not wanted:
         return hidden.new_empty(0), weight.new_empty(0)
     return torch.empty_like(hidden), torch.zeros_like(weight)
@@ -264,7 +264,7 @@ class FastAdamW(AdamW):
         self,
         param_group: dict[str, Any],  # parameters with options of their own
     ):
-        "As ever; `fused` tells PyTorch to load step counts where the parameters are."
+        "As usual; `fused` tells PyTorch to load step counts onto the parameters' device."
         super().add_param_group(param_group | {"fused": True})
 
     def load_state_dict(

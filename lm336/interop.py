@@ -73,7 +73,7 @@ def hf_name(
 
 # %% ../nbs/21_interop.ipynb #c4c6aab4
 def _is_turned(name: str) -> bool:
-    "Whether a parameter gives features that are rotated."
+    "Whether a parameter's outputs are rotated."
     return name.endswith(("q_proj.weight", "k_proj.weight"))
 
 
@@ -135,7 +135,7 @@ def _refuse_to_replace(folder: Path, written: dict[str, str]):
 
 # %% ../nbs/21_interop.ipynb #37557348
 def _hf_tokenizer_config(model: Transformer, tokenizer: Tokenizer) -> dict[str, Any]:
-    "What says that a tokenizer.json is to be taken as it stands."
+    "The settings that say that a tokenizer.json is to be used as it is."
     said: dict[str, Any] = dict(
         tokenizer_class="PreTrainedTokenizerFast",
         clean_up_tokenization_spaces=False,
@@ -181,7 +181,7 @@ _ONLY = {  # what a LlamaConfig may say of these, where it says anything
 
 
 def _refuse_more(values: dict, rotations: dict, config: TransformerConfig, path: Path):
-    "`InputError` for a setting that makes more of a Llama than ours, of this shape, can be."
+    "`InputError` for a setting of a Llama that our model does not have."
     only = _ONLY | dict(num_key_value_heads=config.num_heads, head_dim=config.d_head)
     said = {"rope_type": rotations.get("type")}
     for settings in (rotations, values):
@@ -196,7 +196,7 @@ _LLAMA = dict(rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False)
 
 
 def _our_config(values: dict, path: Path) -> TransformerConfig:
-    "Ours from the words of a LlamaConfig. `InputError` for what our model does not do."
+    "Our configuration from a LlamaConfig. `InputError` for what our model does not do."
     kind = values.get("model_type")
     if kind != "llama":
         raise InputError(f"{path} describes a {shown(kind)} model, not a llama")
@@ -285,7 +285,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _number_format(weights: dict[str, torch.Tensor], folder: Path) -> torch.dtype:
-    "The format that holds the numbers of all tensors. `InputError` for one that no model has."
+    "The format that can hold all tensors. `InputError` for a format that no model has."
     for name, weight in weights.items():
         if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             kind = str(weight.dtype).removeprefix("torch.")

@@ -17,7 +17,8 @@ def check_targets(
     logits_shape: tuple[int, ...],  # (..., vocab)
     targets: torch.Tensor,  # token ids (...)
 ):
-    "`InputError` for targets of another shape, and on a CPU for one outside the vocabulary."
+    """`InputError` for targets of another shape, and on a CPU for one outside the vocabulary
+    (a GPU would have to wait for the answer)."""
     if targets.shape != logits_shape[:-1]:
         raise InputError(
             f"targets have shape {tuple(targets.shape)}: {tuple(logits_shape[:-1])} is "
@@ -29,15 +30,15 @@ def check_targets(
     if low < 0 or high >= logits_shape[-1]:
         raise InputError(
             f"target {low if low < 0 else high} is not in the vocabulary: "
-            f"0 to {logits_shape[-1] - 1} are"
+            f"its ids are 0 to {logits_shape[-1] - 1}"
         )
 
 # %% ../nbs/09_loss.ipynb #bf67c802
 def token_nats(
     logits: torch.Tensor,  # unnormalised scores (..., vocab), any float type
-    targets: torch.Tensor,  # the token that came, integers (...)
+    targets: torch.Tensor,  # the tokens that come next, integers (...)
 ) -> torch.Tensor:  # (...), at least float32
-    """Surprise -ln p(target) of every token, in nats.
+    """Surprise -ln p(target) at every token, in nats.
 
     `InputError` for wrong shapes, and on a CPU for a target outside the vocabulary."""
     check_targets(logits.shape, targets)
@@ -50,16 +51,16 @@ def token_nats(
 # %% ../nbs/09_loss.ipynb #92dd1f20
 def cross_entropy(
     logits: torch.Tensor,  # unnormalised scores (..., vocab)
-    targets: torch.Tensor,  # the token that came, integers (...)
+    targets: torch.Tensor,  # the tokens that come next, integers (...)
 ) -> torch.Tensor:  # scalar, at least float32
-    "Mean surprise in nats, over all tokens. Errors as `token_nats`."
+    "Mean surprise in nats, over all tokens. Errors as in `token_nats`."
     return token_nats(logits, targets).mean()
 
 # %% ../nbs/09_loss.ipynb #592c1c88
 def perplexity(
     nats: float | torch.Tensor,  # mean surprise per token
 ) -> float | torch.Tensor:  # of the same kind; at least 1
-    "exp of the mean surprise: so many equally likely tokens would be as hard to guess."
+    "exp of the mean surprise: the number of equally likely tokens that are as hard to guess."
     if isinstance(nats, torch.Tensor):
         return nats.exp()
     return math.exp(nats) if nats < 709 else math.inf

@@ -1,8 +1,10 @@
-"Safetensors files that know their own digest, and hold nothing but finite numbers."
+"""Safetensors files that know their own digest and hold only finite numbers; and whether
+a token can be drawn from scores."""
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,9 +15,18 @@ from safetensors.torch import load, load_file, save, save_file
 from .errors import InputError
 from .files import atomic_path
 
-__all__ = ["is_finite", "load_tensors", "save_tensors"]
+__all__ = [
+    "WRAPPERS",
+    "check_scores",
+    "check_weights",
+    "is_finite",
+    "load_tensors",
+    "save_tensors",
+]
 
 DIGEST = "lm336.sha256"  # its name in a file's metadata, which no other program uses
+# the prefix of a wrapped model's weights -> what wrapped it
+WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
 
 def save_tensors(
@@ -113,6 +124,38 @@ def _check_opens(path: str | os.PathLike, name: str):
         raise InputError(f"{name!r} is no path of a file: {error}") from None
 
 
+def check_weights(
+    weights: Mapping[str, torch.Tensor],  # by name
+    shapes: Mapping[str, tuple],  # name -> shape, of the weights that the model needs
+    path: str | os.PathLike,  # named in the message, beside its config.json
+):
+    "`InputError` if weights and model disagree; it names the first tensor that does."
+    for prefix, wrapper in WRAPPERS.items():
+        if any(name.startswith(prefix) for name in weights):
+            raise InputError(
+                f"{path} has tensors whose names begin with {prefix!r}: they "
+                f"were saved from {wrapper}'s wrapper; save the model inside it"
+            )
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise InputError(f"{path} has no tensor {name!r}, which its config.json calls for")
+        found, format = tuple(weights[name].shape), weights[name].dtype
+        if found != shape:
+            raise InputError(
+                f"{path}: {name} has the shape {found}, but config.json calls for {shape}"
+            )
+        if format not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InputError(
+                f"{path}: {name} is in {str(format).removeprefix('torch.')}; "
+                "float16, bfloat16, float32 or float64 is needed"
+            )
+    extra = sorted(weights.keys() - shapes.keys())
+    if extra:
+        raise InputError(
+            f"{path} has a tensor {extra[0]!r} that its config.json does not call for"
+        )
+
+
 def is_finite(
     tensor: torch.Tensor,  # of any type
 ) -> bool:
@@ -130,3 +173,17 @@ def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def check_scores(
+    largest: torch.Tensor,  # the largest logit of each row
+) -> None:
+    """`FloatingPointError` where one is not a finite number: such logits cannot be drawn from.
+
+    The maximum of anything and NaN is NaN, so the largest shows every fault."""
+    if not largest.isfinite().all():
+        wrong = largest[~largest.isfinite()][0].item()
+        raise FloatingPointError(
+            f"the model's logits cannot be drawn from: the largest is {wrong}. "
+            "Do its weights hold NaN, or numbers too large for their format?"
+        )

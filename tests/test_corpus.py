@@ -1,12 +1,14 @@
 "Documents, splitting, and where a corpus comes from."
 
 import gzip
+import io
 import json
 import math
 import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from lm336.corpus import corpus_files, iter_documents, read_text, split_text
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.grammar import StoryGrammar, write_stories
+from lm336.texts import between, decoded
 
 # ---------------------------------------------------------------- files
 
@@ -64,6 +67,17 @@ def test_documents_do_not_depend_on_where_pieces_are_cut(tmp_path, separator):
             assert list(iter_documents(tmp_path / "in.txt", separator)) == [
                 part for part in (first, middle, "last") if part
             ]
+
+
+def test_pieces_may_end_anywhere():
+    "In the middle of a character, and in the middle of a separator."
+    text = "naïve 🙂"
+    for size in range(1, 12):
+        pieces = decoded(io.BytesIO(text.encode()), Path("a text"), size)
+        assert "".join(pieces) == text
+    for size in range(1, 9):
+        pieces = ["One--Two-.--"[i : i + size] for i in range(0, 12, size)]
+        assert list(between(pieces, "--")) == ["One", "Two-.", ""]
 
 
 PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000)).encode())

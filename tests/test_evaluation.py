@@ -226,6 +226,7 @@ def test_the_gap_is_the_share_above_the_floor():
 def test_a_score_reads_as_a_sentence():
     assert "20.0% above the entropy floor of 0.5000" in str(scored(0.6, floor=0.5))
     assert "20.0% below the entropy floor of 0.5000" in str(scored(0.4, floor=0.5))
+    assert "; 14.0 times the entropy floor of 0.5000" in str(scored(7.0, floor=0.5))
     assert "floor" not in str(scored(0.6, floor=None))
     assert "0.6000 bits per byte" in str(scored(0.6, floor=None))
 

@@ -1,160 +1,47 @@
 "Every exercise: complete, its solution passes, its stub and its tempting wrong answer do not."
 import ast
-import functools
-import importlib
-import json
-import linecache
 import os
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 
 from lm336 import _modidx
-from lm336.exercises import grade
+from lm336.exercises import answers_folder, grade, grade_all, progress, read_parts
+from lm336.questions import CORE, define, find_exercises, free_names, notebook_cells
 
 NBS = Path(__file__).parents[1] / "nbs"
-
-
-def source_cells(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
-
-
-def markdown(cells):
-    return "\n".join(text for kind, text in cells if kind == "markdown")
-
-
-def code(cells):
-    return [text for kind, text in cells if kind == "code"]
-
-
-HEADING = re.compile(r"### Exercise (\d\d)\.(\d+): .+\n\n★{1,3} · \d+ minutes\n")
-
-
-def heading(kind, text):
-    return HEADING.match(text) if kind == "markdown" else None
-
-
-def found():
-    "Each exercise with all that lies between its heading and the next."
-    for path in sorted(NBS.glob("*.ipynb")):
-        current = None
-        for kind, text in source_cells(path):
-            if match := heading(kind, text):
-                if current:
-                    yield current
-                chapter, number = match.groups()
-                current = SimpleNamespace(
-                    path=path, chapter=chapter, number=int(number), cells=[]
-                )
-            elif current and kind == "markdown" and text.startswith("## "):
-                yield current
-                current = None
-            if current:
-                current.cells.append((kind, text))
-        if current:
-            yield current
-
-
-EXERCISES = list(found())
-GRADED = [e for e in EXERCISES if any("NotImplementedError" in text for text in code(e.cells))]
-WRITTEN = [e for e in EXERCISES if e not in GRADED]
-
-
-def label(exercise):
-    return f"{exercise.chapter}.{exercise.number}"
-
-
-IMPORTS = (ast.Import, ast.ImportFrom)
-
-
-@functools.cache
-def imports(path):
-    "What a notebook imports, and its own module's public names."
-    names: dict[str, object] = {}
-    for text in code(source_cells(path)):
-        try:
-            body = ast.parse(text).body
-        except SyntaxError:
-            continue  # a magic
-        nodes: list[ast.stmt] = [node for node in body if isinstance(node, IMPORTS)]
-        exec(compile(ast.Module(nodes, []), str(path), "exec"), names)
-    module = importlib.import_module("lm336." + path.stem.split("_", 1)[1])
-    return {**names, **{name: getattr(module, name) for name in module.__all__}}
-
-
-def define(text, names, name):
-    "What a piece of code calls by this name, its lines at hand for tracebacks."
-    filename = f"<{name}>"
-    linecache.cache[filename] = len(text), None, text.splitlines(True), filename
-    exec(compile(text, filename, "exec"), names)
-    return names[name]
-
-
-class Parts(NamedTuple):
-    "A graded exercise, taken apart."
-
-    name: str
-    stub: str
-    check: str
-    solution: str
-    wrong: str | None  # the tempting wrong answer, where one is given
-
-
-def fold(exercise, title):
-    "What is folded under a title; None for nothing."
-    pattern = rf"<details><summary>{title}</summary>\n\n(.*?)\n\n</details>"
-    match = re.search(pattern, markdown(exercise.cells), re.S)
-    return match and match[1]
-
-
-def block(exercise, title):
-    "The code that is folded under a title; None for nothing."
-    match = re.search(r"^```python\n(.*?)^```$", fold(exercise, title) or "", re.S | re.M)
-    return match and match[1]
-
-
-def parts(exercise):
-    (stub,) = [text for text in code(exercise.cells) if "NotImplementedError" in text]
-    named = re.search(r"^def (\w+)", stub, re.M)
-    assert named, "the stub must define a function"
-    name = named[1]
-    (check,) = [text for text in code(exercise.cells) if f"def check_{name}(" in text]
-    assert check.endswith(f"\ngrade(check_{name}, {name})")
-    check = check.removesuffix(f"grade(check_{name}, {name})")
-    solution = block(exercise, "Solution")
-    assert solution and f"def {name}(" in solution
-    assert fold(exercise, "Hint")
-    return Parts(name, stub, check, solution, block(exercise, "Tempting, and wrong"))
+EXERCISES = find_exercises(NBS)
+GRADED = [one for one in EXERCISES if one.stub]
+WRITTEN = [one for one in EXERCISES if not one.stub]
+CORE_ONES = [one for one in GRADED if one.name in CORE]
+label = attrgetter("label")
 
 
 def run(exercise, answer):
-    name, _, check, *_ = parts(exercise)
-    names = dict(imports(exercise.path))
-    verdict = define(check, names, "check_" + name)
-    verdict(define(answer, names, name))
+    check = define(exercise, exercise.check, f"check_{exercise.name}")
+    check(define(exercise, answer, exercise.name))
 
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_solution_passes(exercise):
-    run(exercise, parts(exercise).solution)
+    assert exercise.hint
+    run(exercise, exercise.solution)
 
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_stub_is_rejected(exercise):
     with pytest.raises(NotImplementedError):
-        run(exercise, parts(exercise).stub)
+        run(exercise, exercise.stub)
 
 
-@pytest.mark.parametrize("exercise", [e for e in GRADED if parts(e).wrong], ids=label)
+@pytest.mark.parametrize("exercise", [e for e in GRADED if e.wrong], ids=label)
 def test_wrong_answer_is_rejected(exercise):
     with pytest.raises(Exception) as caught:
-        run(exercise, parts(exercise).wrong)
+        run(exercise, exercise.wrong)
     broken = (NotImplementedError, NameError, SyntaxError)
     assert not isinstance(caught.value, broken), "the wrong answer does not even run"
 
@@ -162,7 +49,7 @@ def test_wrong_answer_is_rejected(exercise):
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_stub_is_documented(exercise):
     "What comes in, what goes out, in words beside each parameter."
-    name, stub, *_ = parts(exercise)
+    name, stub = exercise.name, exercise.stub
     function, = [node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
     assert ast.get_docstring(function)
     for arg in function.args.args:
@@ -171,29 +58,28 @@ def test_stub_is_documented(exercise):
 
 @pytest.mark.parametrize("exercise", WRITTEN, ids=label)
 def test_written_answer_is_folded_and_asserted(exercise):
-    folded = markdown(exercise.cells)
-    assert re.search(r"<details><summary>Answer</summary>\n\n.+?\n\n</details>", folded, re.S)
-    asserting = [text for text in code(exercise.cells) if "assert " in text]
+    assert exercise.answer
+    asserting = [text for text in exercise.code if "assert " in text]
     assert asserting, "nothing in the answer is asserted"
 
 
-def test_every_chapter_has_three_to_six():
+def test_every_chapter_has_three_to_eight():
     "Under the hood fewer will do."
     for path in sorted(NBS.glob("[0-9]*.ipynb")):
         numbers = [e.number for e in EXERCISES if e.path == path]
         if numbers:
             least = 1 if path.name >= "23" else 3
-            assert least <= len(numbers) <= 6, path.name
+            assert least <= len(numbers) <= 8, path.name
         assert numbers == list(range(1, len(numbers) + 1)), f"{path.name}: {numbers}"
         assert all(e.chapter == path.name[:2] for e in EXERCISES if e.path == path)
 
 
 def test_names_are_their_own():
-    "An answer must not hide what the book defines, nor another answer."
+    "An answer must not hide another, nor what the book defines, core parts aside."
     symbols = [symbol for symbols in _modidx.d["syms"].values() for symbol in symbols]
     public = {symbol.split(".")[2] for symbol in symbols}
-    names = [parts(e).name for e in GRADED]
-    assert len(set(names)) == len(names) and not set(names) & public
+    names = [e.name for e in GRADED]
+    assert len(set(names)) == len(names) and not (set(names) - CORE.keys()) & public
 
 
 CODE = {
@@ -212,17 +98,22 @@ WORDS = [  # the handout's questions, by what they ask for
 ]
 
 
+def prose(page):
+    "The Markdown of a page."
+    return "\n".join(text for kind, text in notebook_cells(NBS / page) if kind == "markdown")
+
+
 def anchors(page):
     "Its headings, as Quarto makes anchors of them."
-    titles = re.findall(r"^#+ (.+)$", markdown(source_cells(NBS / page)), re.M)
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.M)
     plain = [re.sub(r"[^\w\-. ]", "", title.lower()).replace(" ", "-") for title in titles]
     return {re.sub(r"^[^a-z]+", "", title) for title in plain}
 
 
 def homes():
     "Question of the course -> (page, anchor), from the table."
-    text = markdown(source_cells(NBS / "exercises.ipynb"))
-    rows = re.findall(r"^\| `(\w+)` \| \[[^]]+\]\((\w+\.ipynb)#([^)]+)\)", text, re.M)
+    row = r"^\| `(\w+)` \| \[[^]]+\]\((\w+\.ipynb)#([^)]+)\)"
+    rows = re.findall(row, prose("exercises.ipynb"), re.M)
     return {name: (page, anchor) for name, page, anchor in rows}
 
 
@@ -242,7 +133,25 @@ def test_a_question_asked_in_words_is_answered_in_an_exercise(name):
     assert page == tagged[0].path.name and anchor.startswith(f"exercise-{label(tagged[0])}-")
 
 
-def test_grade_says_what_is_wrong(capsys):
+def written(code, name, folder):
+    "What a piece of code calls by this name, in a file, as a notebook's cell is in one."
+    path = folder / f"{name}_cell.py"
+    path.write_text(code)
+    names: dict = {"__name__": "__main__"}
+    exec(compile(code, str(path), "exec"), names)
+    return names[name]
+
+
+@pytest.fixture
+def answers(tmp_path, monkeypatch):
+    "A folder for answers that is not there yet."
+    monkeypatch.setenv("LM336_ANSWERS", str(tmp_path / "mine"))
+    return tmp_path / "mine"
+
+
+def test_grade_says_what_is_wrong(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LM336_ANSWERS", "")
+
     def check(f):
         if f(2) != 4:  # pytest would rewrite a bare assert
             raise AssertionError("did you square it?")
@@ -261,13 +170,113 @@ def test_grade_says_what_is_wrong(capsys):
 
     for attempt in (stub, double_, crash, right):
         grade(check, attempt)
-    grade(define("def bare(f): assert f(2) == 4", {}, "bare"), double_)
+    grade(written("def bare(f): assert f(2) == 4", "bare", tmp_path), double_)
     stubbed, wrong, crashed, solved, bare = capsys.readouterr().out.splitlines()
     assert stubbed == "· stub: still a stub"
     assert wrong == "✗ double_: did you square it?"
     assert crashed.startswith("✗ crash: IndexError: list index out of range, line ")
     assert solved == "✓ right: solved"
-    assert bare == "✗ double_: this does not hold: def bare(f): assert f(2) == 4"
+    held = "this does not hold: def bare(f): assert f(2) == 4 (got 3, expected 4)"
+    assert bare == f"✗ double_: {held}"
+
+
+@pytest.mark.parametrize(
+    ("assertion", "shown"),
+    [
+        ("assert f(2) == 4, 'no'", "no (got 3, expected 4)"),
+        ("assert f(2) == \\\n        4, 'no'", "no (got 3, expected 4)"),
+        ("assert math.isclose(f(2), 4), 'no'", "no (got 3, expected 4)"),
+        ("y = 4\n    assert [f(x) for x in (1, 2)] == [1, y]", "got [2, 3], expected [1, 4])"),
+        ("assert f(2) == 4, 'got 3'", "got 3"),
+        ("assert f(2) > 4, 'too small'", "too small"),
+        ("assert 'a' * 200 == f(2), 'long'", "long"),
+        ("assert sum(next(it) for it in [iter([f(2)])]) == 1, 'no'", "no (got 3, expected 1)"),
+    ],
+)
+def test_grade_shows_both_sides_of_a_comparison(assertion, shown, capsys, answers, tmp_path):
+    check = written(f"import math\ndef check(f):\n    {assertion}\n", "check", tmp_path)
+
+    def add_one(x):
+        return x + 1
+
+    grade(check, add_one)
+    assert capsys.readouterr().out.rstrip().endswith(f"{shown}")
+    assert not answers.exists(), "nothing was solved"
+
+
+ANSWER = """
+import math
+from collections import Counter
+import numpy as np
+
+TWO = 2
+
+
+def helper(x):
+    return math.sqrt(x) * TWO
+
+
+def answer(x: np.ndarray, most: int = TWO) -> float:
+    "Twice the root."
+    counts = Counter([x])
+    return helper(sum(counts)) * np.ones(1).item()
+"""
+
+
+def test_a_solved_answer_is_kept_and_can_be_read_again(answers, tmp_path, capsys):
+    attempt = written(ANSWER, "answer", tmp_path)
+
+    def check(f):
+        assert f(9) == 6
+
+    grade(check, attempt)
+    grade(check, attempt)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"✓ answer: solved (your answers are kept in {answers})"
+    assert second == "✓ answer: solved"
+    assert [path.name for path in answers.iterdir()] == ["answer.py"]
+    kept = (answers / "answer.py").read_text()
+    assert not free_names(kept), "the file needs nothing else"
+    assert answers_folder() == answers and read_parts()["answer"](9) == 6
+
+
+def test_an_answer_that_cannot_be_kept_is_graded(answers, tmp_path, capsys):
+    answers.write_text("a file where the folder should be")
+    grade(lambda f: None, written("def answer(): return 1", "answer", tmp_path))
+    assert capsys.readouterr().out.startswith("✓ answer: solved (not kept: ")
+
+
+def test_an_answer_that_was_broken_by_hand_is_named(answers):
+    answers.mkdir()
+    (answers / "softmax.py").write_text("def softmax(x):\n    return (\n")
+    with pytest.raises(Exception, match=r"softmax.py cannot be run \(SyntaxError.*solve it"):
+        read_parts()
+
+
+def test_progress_has_every_chapter_and_what_is_solved(answers):
+    answers.mkdir()
+    (answers / "entropy.py").write_text("def entropy(probabilities): return 0.0\n")
+    shown = progress(notebooks=NBS)
+    assert "✓ entropy" in repr(shown) and "✓ entropy" in shown._repr_markdown_()
+    assert repr(shown).count("✓") == 1
+    assert len(repr(shown).splitlines()) == len({one.path for one in GRADED})
+
+
+def test_no_notebooks_no_exercises(tmp_path):
+    with pytest.raises(Exception, match="there are no chapters in .*come with its repository"):
+        find_exercises(tmp_path)
+
+
+def test_a_wrong_part_is_named_and_no_other(capsys):
+    "Of the parts of its chapter, so that this takes seconds."
+    for exercise in [one for one in CORE_ONES if one.wrong]:
+        beside = [one for one in CORE_ONES if one.path == exercise.path]
+        solved = {one.name: define(one, one.solution, one.name) for one in beside}
+        wrong = define(exercise, exercise.wrong, exercise.name)
+        assert grade_all(solved | {exercise.name: wrong}, NBS) == [exercise.name]
+        out = capsys.readouterr().out.splitlines()
+        assert out[0].startswith(f"✗ {exercise.label} {exercise.name}: ") and len(out) >= 2
+        assert out[-1] == f"{len(beside) - 1} of {len(beside)} parts are right"
 
 
 REFUSED, FAILED = "· anything: not graded, because python -O ", "✗ anything: no"

@@ -56,7 +56,7 @@ def test_fast_nats_of_extreme_logits_are_finite_and_exact(dtype):
 
 @pytest.mark.parametrize("bad", [-1, -100, 10])
 def test_a_target_outside_the_vocabulary_is_refused(bad):
-    words = f"target {bad} is not in the vocabulary: 0 to 9"
+    words = f"target {bad} is not in the vocabulary: its ids are 0 to 9"
     with pytest.raises(InputError, match=words):
         linear_cross_entropy(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, bad]))
     with pytest.raises(InputError, match=words):

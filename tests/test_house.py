@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lm336"
 
-FOUNDATION = ["errors", "files", "folders", "tensors"]
+FOUNDATION = ["errors", "files", "folders", "texts", "tensors"]
 MAIN_LINE = [
     "corpus", "bpe", "tokenizer_json", "tokenizer", "dataset",
     "embeddings", "rope", "attention", "block", "transformer",
@@ -29,7 +29,7 @@ UNDER_THE_HOOD = [
     "accounting", "report",
 ]
 BEHIND = [
-    "oracle", "experiments", "scaling", "bug_zoo", "exercises",
+    "oracle", "experiments", "scaling", "bug_zoo", "questions", "exercises",
     "widgets", "interop", "cli",
 ]
 ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]

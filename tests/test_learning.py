@@ -44,7 +44,7 @@ def test_extreme_logits_are_finite_and_exact(dtype):
 
 @pytest.mark.parametrize("bad", [-1, -100, 10])
 def test_a_target_outside_the_vocabulary_is_refused(bad):
-    with pytest.raises(InputError, match=f"target {bad} is not in the vocabulary: 0 to 9"):
+    with pytest.raises(InputError, match=f"target {bad} is not in the vocabulary"):
         cross_entropy(torch.zeros(2, 10), torch.tensor([3, bad]))
 
 

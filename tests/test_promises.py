@@ -16,6 +16,7 @@ import pytest
 from lm336 import PRESETS, Tokenizer, load_preset, load_run
 from lm336.cli import COMMANDS, main
 
+from .adapters import run_train_bpe
 from .conftest import ROOT
 
 OPTIONS = {
@@ -131,3 +132,12 @@ def test_a_command_has_its_options(name, capsys):
     assert not missing, f"lm336_{name} lacks {missing}"
     if name in ARGUMENTS:
         assert re.search(rf"(?m)^  {ARGUMENTS[name]} ", said), f"lm336_{name} takes a run"
+
+
+def test_the_courses_corpus_has_an_ending_of_its_own(tmp_path):
+    "Its file is called corpus.en, a kind that `read_text` refuses."
+    corpus = tmp_path / "corpus.en"
+    corpus.write_text("low low lower<|endoftext|>low", encoding="utf-8")
+    vocab, merges = run_train_bpe(corpus, 259, ["<|endoftext|>"])
+    assert merges == [(b"o", b"w"), (b"l", b"ow")]
+    assert len(vocab) == 259 and b"<|endoftext|>" in vocab.values()

@@ -103,6 +103,10 @@ def docs():
         yield address
 
 
+CUT = """() => [...document.querySelectorAll(".cell div.sourceCode")]
+  .filter(block => [block, block.querySelector("pre")].some(
+    part => part.offsetParent && part.scrollWidth > part.clientWidth + 1))
+  .map(block => block.textContent.slice(0, 60))"""  # code that a reader must scroll to see
 IS_RENDERED = (DOCS / "index.html").exists()
 
 
@@ -121,4 +125,5 @@ def test_rendered_page(page, docs, name, request):
         page.set_viewport_size(dict(width=width, height=900))
         fits = page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert fits, f"wider than a screen of {width} pixels"
+        assert width < 1280 or page.evaluate(CUT) == []
         assert serious(page) == []

@@ -1,0 +1,66 @@
+"The notebooks without answers: nothing gives them away, and a page still runs to its end."
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm336.questions import CORE, find_exercises, notebook_cells
+
+ROOT = Path(__file__).parents[1]
+NBS = ROOT / "nbs"
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("class") / "student"
+    command = [sys.executable, ".ci/student.py", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    return folder
+
+
+def test_stubs_checks_and_hints_are_there_and_no_answer_is(student):
+    asked, given = find_exercises(NBS), find_exercises(student)
+    assert [one.label for one in given] == [one.label for one in asked]
+    for with_answer, one in zip(asked, given, strict=True):
+        assert (one.stub, one.hint) == (with_answer.stub, with_answer.hint)
+        assert not one.solution and not one.wrong and not one.answer, one.label
+        if one.stub:
+            assert one.check == with_answer.check
+        else:
+            assert not one.code, f"{one.label}: the cell that asserts the answer is there"
+
+
+def test_the_books_own_parts_are_imported_and_not_shown(student):
+    shown = "\n".join(
+        text for path in student.glob("[0-9]*.ipynb") for _, text in notebook_cells(path)
+    )
+    asked = [one for one in find_exercises(NBS) if one.name in CORE]
+    assert asked
+    for name in [book for one in asked for book in CORE[one.name]]:
+        assert re.search(rf"(?m)^from lm336\.\w+ import .*\b{name}\b", shown), name
+        bodies = re.findall(rf"(?m)^(?:def|class) {name}\b", shown)
+        stubs = [one for one in asked if one.name == name]
+        assert len(bodies) <= len(stubs), f"the book's {name} is on the page"
+
+
+def test_nothing_is_written_over(student):
+    command = [sys.executable, ".ci/student.py", str(student)]
+    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 1 and "is there already" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["06_attention.ipynb", "11_schedule.ipynb"])
+def test_a_page_runs_from_top_to_bottom_with_its_stubs(student, name):
+    command = [sys.executable, ".ci/notebooks.py", "execute", str(student / name)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"LM336_ANSWERS": ""},
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
