@@ -18,7 +18,6 @@ KNOWN = {
     "02": {"code", "picture"},
     "03": {"picture"},
     "04": {"picture"},
-    "10": {"picture"},
     "13": {"words", "code", "picture"},
     "14": {"words", "code", "picture"},
     "15": {"picture"},
