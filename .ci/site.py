@@ -237,6 +237,25 @@ def box(found: re.Match, name: str) -> str:
 :::"""
 
 
+def is_source(text: str) -> bool:
+    "Whether what a cell printed is the source of functions or classes."
+    if not re.match(r"(def|class) \w|@\w", text):
+        return False
+    try:
+        return all(isinstance(node, DEFINITIONS) for node in ast.parse(text).body)
+    except SyntaxError:
+        return False
+
+
+def highlighted(out):
+    "An output of a cell; printed source as code that a page colours like all other."
+    text = "".join(out.get("text", []))
+    if out.get("name") != "stdout" or not is_source(text):
+        return out
+    shown = {"text/markdown": [f"```python\n{text.strip()}\n```"]}
+    return {"output_type": "display_data", "data": shown, "metadata": {}}
+
+
 def relative(text: str) -> str:
     "Links to our own pages relative, those to our files by way of GitHub."
     text = re.sub(re.escape(HOME) + r"(?=[\w-]+\.html)", "", text)
@@ -255,6 +274,8 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
     # Quarto has links to the neighbours of its own
     nb.cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
     for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [highlighted(out) for out in cell.outputs]
         if cell.cell_type != "markdown":
             continue
         text = re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, relative(cell.source))

@@ -49,8 +49,9 @@ def one_line(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    "Markdown without code, formulas, tags, papers and links to other pages."
+    "Markdown without code, formulas, tags, folds, papers and links to other pages."
     text = re.sub(r"(?ms)^```.*?^```$", " ", text)
+    text = re.sub(r"(?s)<details>.*?</details>", " ", text)
     text = re.sub(r"(?s)(\*\*Papers\.\*\*|## Papers).*", " ", text)
     text = re.sub(r"(?s)<script.*?</script>|<[^>]+>", " ", text)
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|`[^`]*`", " ", text, flags=re.S)

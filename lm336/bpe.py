@@ -23,7 +23,7 @@ from .errors import InputError
 def replace_pair(
     tokens: Sequence,  # of any kind
     pair: tuple,  # two neighbours
-    new: object,  # what stands for them
+    new: object,  # what replaces them
 ) -> list:
     "Replace every occurrence of `pair` by `new`, from left to right, no token used twice."
     replaced = []

@@ -34,7 +34,7 @@ Config = TypeVar("Config", TransformerConfig, "TrainingConfig")
 def is_number(
     value: object,  # anything
 ) -> bool:
-    "Whether it is a finite number that a float can hold; True and False are none."
+    "Whether it is a finite number that a float can hold; True and False are not."
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -44,7 +44,7 @@ def is_number(
 
 
 # Kinds of fields. Each returns a dataclass field that carries its own check: `accepts` says
-# whether a value will do, `needs` ends the sentence about one that will not.
+# whether a value is valid, `needs` ends the message about one that isn't.
 
 
 def _checked(
@@ -72,7 +72,7 @@ def _whole(
 
 def _number(
     default: float,
-    zero: bool = False,  # 0 will do
+    zero: bool = False,  # whether 0 is valid, too
 ) -> Any:
     "A field that takes finite numbers above 0."
 
@@ -84,7 +84,7 @@ def _number(
 
 
 def _number_or_none() -> Any:
-    "A field that takes None, which it is by default, or a finite number above 0."
+    "A field that takes None, its default, or a finite number above 0."
 
     def accepts(value):
         return value is None or (is_number(value) and value > 0)
@@ -132,19 +132,19 @@ class TrainingConfig:
     betas: tuple[float, float] = _decay_rates((0.9, 0.95))  # AdamW's decay rates
     max_grad_norm: float = _number(1.0)  # gradients are clipped to this global norm
     precision: str = _choice(PRECISIONS)  # "auto" is what `pick_precision` says
-    compile: str = _choice(("auto", "on", "off"))  # torch.compile; "auto": in a long run
+    compile: str = _choice(("auto", "on", "off"))  # torch.compile; "auto": in long runs
     log_interval: int = _whole(10)  # updates per line in metrics.jsonl
     eval_interval: int = _whole(250)  # updates between evaluations on the validation text
     eval_windows: int = _whole(256)  # windows of the validation text in such an evaluation
     save_interval: int = _whole(500)  # updates between checkpoints
     seed: int = _whole(0, least=0, most=2**64 - 1)  # of the first weights and of the batches
-    train_seconds: float | None = _number_or_none()  # for a run that goes by the clock
+    train_seconds: float | None = _number_or_none()  # for a run that is limited by time
 
     def __post_init__(self):
         self.check()
 
     def check(self):
-        "`InputError` for the first field that makes no sense, by itself or beside another."
+        "`InputError` for the first field that is invalid, alone or together with another."
         for each in fields(self):
             value = getattr(self, each.name)
             if not each.metadata["accepts"](value):
@@ -176,10 +176,10 @@ def load_preset(
     name_or_path: str | os.PathLike,  # one of `PRESETS`, or the path of a JSON file
     **overrides: Any,  # fields of the model or the training; None: not given
 ) -> tuple[str, TransformerConfig, TrainingConfig]:  # the data, and what to make of it
-    """A named or written-down run.
+    """A run by its name, or from a JSON file.
 
-    That is an object with data, model (`TransformerConfig`'s fields) and training
-    (`TrainingConfig`'s). `InputError` names what does not belong."""
+    The file is an object with data, model (`TransformerConfig`'s fields) and training
+    (`TrainingConfig`'s). `InputError` names an unknown or missing field."""
     path = Path(name_or_path)
     if name_or_path in PRESETS:
         path = PRESET_FOLDER / f"{name_or_path}.json"
@@ -189,7 +189,7 @@ def load_preset(
             "or give the path of a JSON file"
         )
     preset: Any = read_json(path)
-    # a run.json has the digests of its files, too
+    # a run.json has the digests of its files as well
     if set(preset) - {"digests"} != {"data", "model", "training"}:
         raise InputError(f"{path} must be an object with the keys data, model and training")
     if not isinstance(preset["data"], str):
@@ -211,9 +211,9 @@ def load_preset(
 def _from_fields(
     kind: type[Config],
     values: object,  # from JSON
-    where: str,  # begins the sentence about a bad one
+    where: str,  # begins the message about a bad one
 ) -> Config:
-    "A configuration from an object in JSON. `InputError` names what does not belong."
+    "A configuration from an object in JSON. `InputError` names an unknown or missing field."
     if not isinstance(values, dict):
         raise InputError(
             f"{where} is {values!r}: an object with the fields of {kind.__name__} is needed"
@@ -234,7 +234,7 @@ def _overridden(
 ) -> TrainingConfig:
     """A configuration with other values.
 
-    Two lean on others: warm-up and floor keep their shares of max_steps and learning_rate."""
+    Warm-up and floor keep their shares of max_steps and learning_rate."""
     kept = {}
     if is_number(changes.get("max_steps")):
         share = changes["max_steps"] / config.max_steps

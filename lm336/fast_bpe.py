@@ -33,7 +33,7 @@ from .bpe import build_vocab, room_for_merges, special_regex
 from .corpus import read_text
 from .errors import InputError
 from .files import atomic_path
-from .tokenizer import in_parts
+from .texts import in_parts
 
 # %% ../nbs/25_fast_bpe.ipynb #0682e7e9
 class _GreatestFirst:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from .errors import END_OF_TEXT, InputError
 from .folders import check_text, kind_of, say_once
 
-__all__ = ["between", "decoded", "read_file", "write_parts"]
+__all__ = ["between", "decoded", "in_parts", "read_file", "utf8", "write_parts"]
 
 PIECE = 1 << 20  # bytes read at a time
 
@@ -93,6 +93,34 @@ def read_file(
     else:
         with _opened(path) as file:
             yield from decoded(file, path)
+
+
+# Characters. ---------------------------------------------------------------------------------
+
+
+def in_parts(
+    chunks: Iterable[str],  # of any length
+    size: int,  # characters
+) -> Iterator[str]:  # of at most so many
+    "The same text in shorter parts."
+    for chunk in chunks:
+        for start in range(0, len(chunk), size):
+            yield chunk[start : start + size]
+
+
+def utf8(
+    text: str,  # any
+) -> bytes:  # its encoding
+    "A text as bytes. InputError if it has a lone surrogate."
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        at = error.start
+        around = text[max(0, at - 10) : at + 11]
+        raise InputError(
+            f"the text has half a character, U+{ord(text[at]):04X}, in {around!r}; a lone "
+            "surrogate is not text: read it with errors='replace' first"
+        ) from None
 
 
 # Documents. ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lm336.corpus import corpus_files, iter_documents, read_text, split_text
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.grammar import StoryGrammar, write_stories
-from lm336.texts import between, decoded
+from lm336.texts import between, decoded, in_parts, utf8
 
 # ---------------------------------------------------------------- files
 
@@ -78,6 +78,13 @@ def test_pieces_may_end_anywhere():
     for size in range(1, 9):
         pieces = ["One--Two-.--"[i : i + size] for i in range(0, 12, size)]
         assert list(between(pieces, "--")) == ["One", "Two-.", ""]
+
+
+def test_parts_are_the_text_and_half_a_character_is_refused():
+    assert list(in_parts(["abcde", "", "f"], 2)) == ["ab", "cd", "e", "f"]
+    assert utf8("é") == b"\xc3\xa9"
+    with pytest.raises(InputError, match="U\\+D83D"):
+        utf8("half \ud83d here")
 
 
 PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000)).encode())

@@ -454,6 +454,16 @@ def test_a_line_that_names_a_source_unfolds_it():
     assert site()["LISTING"].search(f"In {line} it is said") is None
 
 
+def test_printed_source_is_shown_as_code():
+    source = "@a\ndef b():\n    return 1\n\nclass C:\n    d = 1\n"
+    out = {"output_type": "stream", "name": "stdout", "text": source.splitlines(True)}
+    shown = site()["highlighted"](out)["data"]["text/markdown"]
+    assert "".join(shown) == f"```python\n{source.strip()}\n```"
+    for text in ("definitely\n", "class A is better\n", "def f(): ...\n1\n"):
+        out = {"output_type": "stream", "name": "stdout", "text": [text]}
+        assert site()["highlighted"](out) is out
+
+
 def test_code_of_modules_without_a_chapter_links_to_its_source():
     sources = site()["by_hand"]()
     text = "`save_checkpoint` in `lm336/checkpoints.py`, [`Trainer`](a.html), `x + 1`"
