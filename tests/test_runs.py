@@ -844,6 +844,14 @@ def test_of_spikes_the_newest_two_are_kept(tmp_path):
     assert kept == ["before_spike_00000033.safetensors", "before_spike_00000034.safetensors"]
 
 
+def test_a_folder_where_the_curve_should_be_does_not_fail_a_finished_run(tmp_path):
+    (tmp_path / "loss.png").mkdir()
+    trainer = small(tmp_path, max_steps=20)
+    with pytest.warns(UserWarning, match="has ended and is saved, but .*loss.png is a folder"):
+        assert trainer.fit()["step"] == 20
+    assert newest(trainer).name == "step_00000020.safetensors"
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no room on the card"), OSError("no room on the disk")]
 )
