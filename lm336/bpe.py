@@ -57,7 +57,9 @@ _LONGEST_SPECIAL = 1000  # characters
 def _check_special(token: str) -> None:
     "InputError for what cannot be a special token."
     if not isinstance(token, str) or not token:
-        raise InputError(f"special_tokens has something empty or no string: {shown(token)}")
+        raise InputError(
+            f"special_tokens contains {shown(token)}; give strings that are not empty"
+        )
     if len(token) > _LONGEST_SPECIAL:
         raise InputError(
             f"special token {shown(token)} has {len(token):,} characters; "

@@ -48,14 +48,14 @@ def mkl_product(
     weight: torch.Tensor,  # (out, in), float32 on the CPU
     num_rows: int,  # rows of the x to come
 ) -> Product:
-    """x W^T by Intel's library MKL, the weight in blocks made for so many rows.
+    """x W^T by Intel's library MKL, with the weight in blocks made for `num_rows` rows.
 
-    `RuntimeError` where PyTorch was built without it."""
+    `RuntimeError` if PyTorch was built without it."""
     if not torch.backends.mkl.is_available():
         raise RuntimeError("this PyTorch has no MKL")
     multiply = torch.ops.mkl._mkl_linear
     blocks = torch.ops.mkl._mkl_reorder_linear_weight(weight, num_rows)
-    shape = weight.new_empty(()).expand(weight.shape)  # all else that is asked of the weight
+    shape = weight.new_empty(()).expand(weight.shape)  # the operation asks for its shape, too
 
     def product(x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         out = multiply(x, blocks, shape, None, num_rows)
@@ -70,7 +70,7 @@ def onednn_product(
 ) -> Product:
     """x W^T by the library oneDNN.
 
-    `RuntimeError` where PyTorch was built without it, or it has no bfloat16 for this CPU."""
+    `RuntimeError` if PyTorch was built without it, or it has no bfloat16 for this CPU."""
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("this PyTorch has no oneDNN")
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -86,7 +86,7 @@ def onednn_product(
 
 # %% ../nbs/28_fast_generation.ipynb #28a00012
 def _works(pack: Callable[[torch.Tensor, int], Product], dtype: torch.dtype) -> bool:
-    "Whether a private layout is there, takes what it is given, and multiplies rightly."
+    "Whether a private layout exists, accepts its input, and multiplies correctly."
     weight, x = torch.eye(8, dtype=dtype), torch.ones(2, 8, dtype=dtype)  # on the CPU
     try:
         return torch.equal(pack(weight, 2)(x, x), 2 * x)
@@ -99,7 +99,7 @@ def pick_product(
     dtype: torch.dtype,  # their number format
     num_rows: int,  # rows of each x
 ) -> Callable[[torch.Tensor, int], Product]:  # `plain_product`, or a layout that beats it
-    "How to lay weights out. What a PyTorch lacks or refuses is done by its public operations."
+    "How to lay weights out: by public operations, if this PyTorch has no better layout."
     pack = plain_product
     if device.type == "cpu" and dtype == torch.float32 and num_rows > 1:
         pack = mkl_product
@@ -234,7 +234,7 @@ class Decoder:
     def fits(
         model: Any,  # any module
     ) -> bool:
-        "Whether a model is of this book's parts, unchanged, unhooked, outside of autocast."
+        "Whether a model has only this book's parts, unchanged, without hooks or autocast."
         if type(model) not in _OURS or torch.is_autocast_enabled(model.device.type):
             return False
         for part in model.modules():
@@ -244,7 +244,7 @@ class Decoder:
         return all(block.attn.rope is not None for block in model.layers)
 
 # %% ../nbs/28_fast_generation.ipynb #28a00019
-PACKING = 16  # packing the weights takes as long as so many steps, or somewhat fewer
+PACKING = 16  # packing the weights takes about as long as this many steps, or less
 Step = Callable[[torch.Tensor, KVCache], torch.Tensor]  # (new, cache) -> logits (batch, vocab)
 
 
@@ -253,7 +253,7 @@ def fast_step(
     num_rows: int,  # rows of the batch
     num_steps: int,  # how many steps are still to be taken, at most
 ) -> Step:
-    "A `Decoder` where it fits the model and pays, the model's own step elsewhere."
+    "A `Decoder` if it fits the model and pays; otherwise the model's own step."
     if num_steps > PACKING and Decoder.fits(model):
         return Decoder(model, num_rows)
 
@@ -269,7 +269,7 @@ def fast_sample(
     config: SamplingConfig,  # as for `next_token_probs`
     seen: torch.Tensor | None = None,  # as for `next_token_probs`
 ) -> torch.Tensor:  # (...), tokens
-    "As `sample`, within rounding; of a large vocabulary only the top k are looked at twice."
+    "As `sample`, within rounding; after top-k it handles k tokens only."
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if seen is not None and config.repetition_penalty != 1:
         logits = penalise(logits, seen, float(config.repetition_penalty))
@@ -362,7 +362,7 @@ def check_counts(
     max_new_tokens: Any,  # how many tokens to draw, at most
     vocab_size: Any,  # ids from here on are never drawn
 ) -> None:
-    "`InputError` for a number that makes no sense."
+    "`InputError` for a number that is not valid."
     if not hasattr(max_new_tokens, "__index__") or max_new_tokens < 0:
         needed = "a whole number of at least 0 is needed"
         raise InputError(f"max_new_tokens is {max_new_tokens!r}: {needed}")
@@ -374,10 +374,10 @@ def check_counts(
 # %% ../nbs/28_fast_generation.ipynb #600264df
 def row_uniforms(
     num_rows: int,  # rows of the batch
-    seed: int | None,  # row i has the numbers of `seed + i`; None: one by chance
+    seed: int | None,  # row i uses `seed + i`; None: a random seed
     device: torch.device,  # where they are needed
 ) -> Iterator[torch.Tensor]:  # (num_rows,), tensor after tensor without end
-    "Random numbers from 0 to below 1, for each row its own."
+    "Random numbers from 0 to below 1, independent for each row."
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())
     seeds = [(int(seed) + row) % 2**63 for row in range(num_rows)]

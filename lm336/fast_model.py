@@ -109,7 +109,7 @@ def fast_attention(
     mask: torch.Tensor | None = None,  # bool (..., queries, keys), True = may attend
     causal: bool = False,  # a query sees keys up to its own place, counted from the end
 ) -> torch.Tensor:  # (..., queries, d_value)
-    """`scaled_dot_product_attention` by the fastest of the ways here. `InputError` for a mask
+    """`scaled_dot_product_attention` by the faster of two kernels. `InputError` for a mask
     together with causal=True."""
     queries, keys = q.shape[-2], k.shape[-2]
     if causal and mask is not None:
@@ -231,7 +231,7 @@ class RMSNormWithGradient(torch.autograd.Function):
 # %% ../nbs/26_fast_model.ipynb #0838727e
 class FastRMSNorm(RMSNorm):
     """An `RMSNorm` by one function with its own gradient on a CPU, by PyTorch's kernel on a
-    GPU. Under autocast it hands on autocast's number format."""
+    GPU. Under autocast it returns autocast's number format."""
 
     def forward(
         self,
@@ -275,7 +275,7 @@ def make_fast(
     model: Any,  # a Transformer, or any module that has parts of one; changed in place
 ) -> Any:  # the same module
     """Turn a model's plain parts into their fast versions: the same parameters under the same
-    names. A part of any other class stays as it is, a subclass of a plain one too."""
+    names. Parts of any other class, including subclasses of plain ones, are left alone."""
     for part in model.modules():
         part.__class__ = _FAST.get(type(part), type(part))
     return model

@@ -41,12 +41,12 @@ _owners: dict[Path, tuple[int, int]] = {}  # folder -> process and thread that o
 
 @contextmanager
 def atomic_path(
-    path: str | os.PathLike,  # where the finished file shall be; its folder is made if missing
+    path: str | os.PathLike,  # where the finished file goes; its folder is made if missing
 ) -> Iterator[Path]:
     """A path to write to: renamed to `path` when the block ends, removed on any error.
 
-    It lies in a folder of its own beside `path`, so that whatever a library leaves behind when
-    the process is killed while it writes can be told from everybody else's files: see
+    It is in a folder of its own beside `path`, so that whatever a library leaves there when
+    the process is killed can be told apart from everybody else's files: see
     `clear_leftovers`.
     """
     path = Path(path).absolute()  # whatever the current folder will be when the block ends
@@ -79,10 +79,10 @@ def sync(
 ):
     """Wait until the disk has it, so that a power cut cannot take it back.
 
-    A file system that cannot say so is believed without.
+    A file system that cannot report this is trusted.
     """
     if os.path.isdir(path) and os.name == "nt":
-        return  # Windows opens no folders, and has renamed when it says so
+        return  # Windows cannot open folders; there, a rename is done when it returns
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -98,7 +98,7 @@ def clear_leftovers(
 ):
     """Remove what `atomic_path` left when a process was killed, and only that.
 
-    The folders inside are looked through, too, but for those that had an owner of their own.
+    It looks into subfolders, too, except for those that had an owner of their own.
     """
     ours = re.compile(re.escape(LEFTOVER) + r"[a-z0-9_]{8}")
     top = Path(folder)
@@ -118,9 +118,9 @@ def owned(
 ) -> Iterator[Path]:
     """Own a folder while the block runs, cleared of what a killed process left there.
 
-    A second process (or thread) gets an `InputError` that names it; a crash releases it;
-    inside the block the owner may own it again. Where the file system cannot lock, a warning
-    says so, and nothing is held.
+    A second process (or thread) gets an `InputError` that names the folder; a crash releases
+    it; inside the block the owner may own it again. Where the file system cannot lock, there
+    is a warning, and nothing is held.
     """
     folder = Path(folder)
     _make_folder(folder)
@@ -151,9 +151,9 @@ def owned(
 def made_once(
     path: str | os.PathLike,  # a file that several processes may want to make
 ) -> Iterator[Path]:
-    """Be the only process that makes a file; another one waits, and then finds it made.
+    """Be the only process that makes a file; others wait, and then find it made.
 
-    Where the file system cannot lock, a warning says so, and nobody waits.
+    Where the file system cannot lock, there is a warning, and nobody waits.
     """
     path = Path(path)
     _make_folder(path.parent)
@@ -161,7 +161,7 @@ def made_once(
     try:
         lock = _lock(place, seconds=0)
     except Timeout:
-        print(f"another process makes {path}: waiting for it", flush=True)
+        print(f"another process is making {path}: waiting for it", flush=True)
         lock = _lock(place, seconds=-1)
     try:
         yield path
@@ -172,10 +172,10 @@ def made_once(
 
 
 def _unlink_held(path: Path):
-    """Remove a lock's file, by whoever holds the lock: only then is it nobody else's.
+    """Remove a lock's file. Only the process that holds the lock may do so.
 
-    Who has opened it before and locks it after finds that it has no name any more, and does
-    not take it for the lock (filelock sees to that).
+    A process that opened the file before and locks it afterwards finds that it no longer has a
+    name, and does not take it for the lock (filelock handles that).
     """
     with suppress(OSError):  # Windows removes it itself
         path.unlink()
@@ -198,7 +198,7 @@ def _lock(path: Path, seconds: float) -> BaseFileLock | None:
 def sha256(
     path: str | os.PathLike,  # a file
 ) -> str:  # in hexadecimal
-    "A file's digest: the same for the same bytes, and for no others."
+    "A file's SHA-256 digest."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -210,7 +210,7 @@ def write_json(
 ):
     """Write a value as UTF-8 JSON, whole or not at all.
 
-    `FloatingPointError` for NaN and infinity, which JSON has not.
+    `FloatingPointError` for NaN and infinity, which JSON does not have.
     """
     try:
         text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
@@ -224,7 +224,7 @@ def read_json(
     path: str | os.PathLike,  # a UTF-8 file
     kind: type = dict,  # what its value must be
 ) -> Any:  # of that kind
-    "The value of a JSON file. `InputError` for what is none, or of another kind."
+    "The value of a JSON file. `InputError` if it is not JSON, or of another kind."
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -242,7 +242,7 @@ def append_json_line(
     path: str | os.PathLike,  # a log; made if missing
     value: dict,  # its new last line
 ):
-    "Add a line to a log, in place of a last line that a power cut left unfinished."
+    "Add a line to a log, replacing a last line that a power cut left unfinished."
     _make_folder(Path(path).parent)
     line = json.dumps(value).encode("utf-8") + b"\n"
     with open(path, "a+b") as file:
@@ -257,7 +257,7 @@ def append_json_line(
 
 
 def _unended(file: BinaryIO) -> bytes:
-    "What stands behind the last newline of an open file: nothing, unless it was cut short."
+    "What follows the last newline of an open file: nothing, unless it was cut short."
     if file.seek(0, os.SEEK_END) == 0:
         return b""
     file.seek(-1, os.SEEK_END)
@@ -298,10 +298,10 @@ def _object(line: bytes) -> dict | None:
 
 
 def _strict(text: str) -> Any:
-    "JSON as its standard has it: no NaN or infinity, no half of a surrogate pair."
+    "JSON as its standard defines it: no NaN or infinity, no half of a surrogate pair."
 
     def refused(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     def finite(digits: str) -> float:
         if not math.isfinite(float(digits)):

@@ -13,34 +13,34 @@ __all__ = ["check_free", "check_text", "kind_of", "mark_as_made", "say_once", "t
 
 KINDS = ".txt", ".md", ".jsonl"  # each also with .gz
 EXPECTED = "a .txt, .md or .jsonl file, each also with .gz, or a folder of them"
-MADE = ".lm336-made"  # names the texts beside it that were made from others
-RUNS = {"run.json"}, {"config.json", "tokenizer.json"}  # what the folder of one holds
+MADE = ".lm336-made"  # lists the texts beside it that were made from others
+RUNS = {"run.json"}, {"config.json", "tokenizer.json"}  # of a run or a model
 
 
 def kind_of(
     path: Path,  # of a file, there or not
 ) -> str:  # such as ".txt"
-    "What is in a file, by the end of its name in small letters; .gz aside."
+    "The kind of a file, from the end of its name in lower case, .gz aside."
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def check_text(
     path: Path,  # a file that is to be read
 ):
-    "FileNotFoundError if it is not there, InputError if it is of a kind that is not read."
+    "FileNotFoundError if it does not exist, InputError if it is of a kind we do not read."
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give {EXPECTED}")
-    if kind_of(path) not in ("", *KINDS):  # without a suffix, as a pipe's, it is text
+    if kind_of(path) not in ("", *KINDS):  # without a suffix, like a pipe, it is text
         raise InputError(
-            f"{path} is no kind of file that is read: give {EXPECTED}; if it is plain text, "
-            "let its name end in .txt"
+            f"{path} is not a kind of file that we read: give {EXPECTED}; if it is plain "
+            "text, let its name end in .txt"
         )
 
 
 def text_files(
     folder: str | os.PathLike,  # whose text is wanted
 ) -> list[Path]:  # in the order in which they are read
-    """The text files in a folder and the folders in it; says in a line what is left out.
+    """The text files in a folder and its subfolders; prints one line about what is left out.
 
     InputError if there are none, or if it is the folder of a run or a model.
     """
@@ -61,7 +61,7 @@ def text_files(
 
 
 def _text_files(folder: Path, left_out: Counter, seen: set) -> Iterator[Path]:
-    "The same, each once; what is left out is counted."
+    "The same, each file once; counts what is left out."
     made = _made(folder)
     for path in sorted(folder.iterdir()):
         if path.name == MADE:
@@ -103,7 +103,7 @@ def _is_run(folder: Path) -> bool:
 def mark_as_made(
     folder: str | os.PathLike,  # of train.txt and valid.txt
 ):
-    "Say in a folder that the two texts in it are made from others, before they are there."
+    "Record in a folder, before they are written, that its two texts are made from others."
     with atomic_path(Path(folder, MADE)) as mark:
         mark.write_text("train.txt\nvalid.txt\n", encoding="utf-8")
 
@@ -111,19 +111,19 @@ def mark_as_made(
 def check_free(
     *paths: Path,  # that are to be written
 ):
-    "InputError for a file that is in the way of a text of ours, and not ours."
+    "InputError if a text of ours would overwrite a file that is not ours."
     for path in paths:
         folder = path.parent
         if path.exists() and path.name not in _made(folder) and not _is_run(folder.parent):
             raise InputError(
-                f"{path} is there already and would be overwritten; remove it, or give "
+                f"{path} already exists and would be overwritten; remove it, or give "
                 "another folder"
             )
 
 
 @cache
 def say_once(
-    sentence: str,  # printed the first time that it is to be said
+    sentence: str,  # printed the first time only
 ):
-    "Print a line that the user need not read twice."
+    "Print a line, unless it has been printed before."
     print(sentence, flush=True)

@@ -1,8 +1,8 @@
 """What makes a tokenizer, and how files keep one: in Hugging Face's layout, or in GPT-2's.
 
-What is written is what is read: `from_json(to_json(...))` gives the same vocabulary. What a
-file asks for and lm336's tokenizer does not do is refused, by the name of the setting. Chapter
-02 of the book explains why a byte is written as a character.
+`from_json(to_json(...))` gives the same vocabulary. A file that asks for anything that lm336's
+tokenizer does not do is rejected, by the name of the setting. Chapter 02 of the book explains
+why a byte is written as a character.
 """
 
 import os
@@ -38,14 +38,14 @@ _BYTES = {character: b for b, character in _CHARACTERS.items()}
 def printable(
     token: bytes,  # any bytes
 ) -> str:  # as many characters
-    "A token as files write it, a printable character for each byte."
+    "A token as it is written in files, with a printable character for each byte."
     return "".join(_CHARACTERS[b] for b in token)
 
 
 def from_printable(
     text: str,  # as `printable` writes a token
 ) -> bytes | None:
-    "The bytes that printable characters stand for; None if one of them stands for none."
+    "The bytes that printable characters stand for; None if one of them stands for no byte."
     if not _BYTES.keys() >= set(text):
         return None
     return bytes(_BYTES[character] for character in text)
@@ -58,7 +58,7 @@ def ids_of_tokens(
     vocab: Mapping[int, bytes],  # id -> token; the ids are 0 to len(vocab) - 1
     special_tokens: Sequence[str],  # valid Unicode; new ones get the next ids
 ) -> dict[bytes, int]:  # in the order of the ids
-    """The vocabulary turned around.
+    """The inverse of the vocabulary.
 
     InputError if an id or one of the 256 bytes is missing, if two ids have the same bytes, or
     if a special token could not be told from another token in a file.
@@ -88,7 +88,7 @@ def ranks_of_merges(
     merges: Sequence[tuple[bytes, bytes]],  # in the order in which they were learned
     ids: Mapping[bytes, int],  # of the tokens
 ) -> dict[tuple[bytes, bytes], int]:  # merge -> its place
-    "The order of the merges; InputError for merges that cannot be done in it."
+    "The order of the merges; InputError for merges that cannot be done in this order."
     for rank, pair in enumerate(merges):
         if len(pair) != 2 or {type(part) for part in pair} != {bytes}:
             raise InputError(f"merge {rank} is {shown(pair)}; expected two strings of bytes")
@@ -114,7 +114,7 @@ def ranks_of_merges(
 def _check_special_tokens(special_tokens: Sequence[str], ids: Mapping[bytes, int]):
     """InputError for a special token that looks like another token's printable form.
 
-    Special tokens are written as they are, so no reader of the file could tell the two apart.
+    Special tokens are written unchanged, so no reader of the file could tell the two apart.
     """
     known = {*ids, *(bytes([b]) for b in range(256))}
     known |= {token.encode("utf-8") for token in special_tokens}
@@ -143,7 +143,7 @@ def to_json(
 ) -> dict:
     """A tokenizer in the layout of tokenizer.json.
 
-    A special token that merges name as well stands in the vocabulary both ways.
+    A special token that merges also name is in the vocabulary both ways.
     """
     special = {i: token for token, i in special_ids.items()}
     merged = {token for a, b in merges for token in (a, b, a + b)}
@@ -182,7 +182,7 @@ def from_json(
 def read_gpt2(
     vocab_path: str | os.PathLike,  # JSON: printable token -> id
     merges_path: str | os.PathLike,  # text: on each line two printable tokens, a space between
-    special_tokens: Sequence[str],  # those that are in the vocabulary stand there as they are
+    special_tokens: Sequence[str],  # unchanged where they are in the vocabulary
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     "Vocabulary and merges in GPT-2's format. InputError names what is wrong."
     vocab = cast(dict, read_json(vocab_path))
@@ -196,8 +196,8 @@ def _token_bytes(text: str, where: str | os.PathLike) -> bytes:
     found = from_printable(text)
     if found is None:
         raise InputError(
-            f"{where}: {shown(text)} is no token; it has a character that stands for no byte "
-            "in GPT-2's alphabet"
+            f"{where}: {shown(text)} is not a token; it has a character that stands for no "
+            "byte in GPT-2's alphabet"
         )
     return found
 
@@ -280,7 +280,7 @@ def _added_ids(added: list[dict], where: str | os.PathLike) -> dict[str, int]:
 
 # What is followed, and what is refused. ------------------------------------------------------
 
-_ANY = object()  # a setting that changes no id
+_ANY = object()  # a setting that does not change any id
 _BYTE_LEVEL = dict(type="ByteLevel", add_prefix_space=_ANY, use_regex=_ANY, trim_offsets=_ANY)
 _FOLLOWED = {  # part of a tokenizer.json -> the settings that may be set, and to what
     "": dict(version="1.0", added_tokens=_ANY, model=_ANY)
