@@ -334,7 +334,7 @@ def _split(text: str) -> list[str]:
     "Words with the space before them, and every other character."
     return re.findall(r" ?\w+|\W", text)
 
-# %% ../nbs/exercises.ipynb #1e8b7cce
+# %% ../nbs/exercises.ipynb #11114e6c
 class MyModel:
     "A model made of your parts: it learns stories, scores them, and writes its own."
 
@@ -378,7 +378,7 @@ class MyModel:
         def apply_merges(word, merges):
             return list(cut(word))
 
-        self._apply_merges = apply_merges  # each word is cut once
+        self._cut = apply_merges  # each word is cut once
 
     def encode(
         self,
@@ -387,7 +387,7 @@ class MyModel:
         "The ids of some stories, the end of text before each and after the last."
         found = [self.end]
         for story in stories:
-            found += self.parts["encode"](story, self.ids, self.merges, _split, self._apply_merges)
+            found += self.parts["encode"](story, self.ids, self.merges, _split, self._cut)
             found.append(self.end)
         return found
 
@@ -449,7 +449,7 @@ def bits_per_byte(
     tokens = torch.tensor(self.encode(stories))
     return self.parts["evaluate"](nats, tokens, self.config.context_length, num_bytes)
 
-# %% ../nbs/exercises.ipynb #a7d8e490
+# %% ../nbs/exercises.ipynb #c1ffebfd
 @patch
 def tell(
     self: MyModel,
@@ -470,7 +470,7 @@ def tell(
         return int(torch.multinomial(probabilities, 1, generator=random))
 
     prompt = [self.end]
-    prompt += p["encode"](beginning, self.ids, self.merges, _split, self._apply_merges)
+    prompt += p["encode"](beginning, self.ids, self.merges, _split, self._cut)
     ids = p["generate"](next_logits, prompt, max_new_tokens, choose, self.end)
     return p["decode"]([one for one in ids if one != self.end], self.vocab)
 
