@@ -47,6 +47,13 @@ def test_wrong_answer_is_rejected(exercise):
 
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
+def test_answers_fit_the_page(exercise):
+    "95 columns, as all code: a page cuts what is wider."
+    answers = [exercise.solution, exercise.wrong or ""]
+    assert [line for code in answers for line in code.splitlines() if len(line) > 95] == []
+
+
+@pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_stub_is_documented(exercise):
     "What comes in, what goes out, in words beside each parameter."
     name, stub = exercise.name, exercise.stub
