@@ -2,19 +2,22 @@
 
 run.json holds what a run was trained on, by which numbers, and the digests of its files."""
 
+import json
 import os
+import reprlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .configuration import is_number
 from .errors import InputError
-from .files import read_json, sha256
+from .files import read_json, read_json_lines, sha256
 from .tokenizer import Tokenizer
 from .transformer import Transformer
 
-__all__ = ["check_digests", "load_run", "read_run", "run_digests"]
+__all__ = ["check_digests", "load_run", "read_metrics", "read_run", "run_digests"]
 
 
 def read_run(
@@ -93,3 +96,26 @@ def load_run(
             f"{model.config.vocab_size:,}: one of the two belongs to another run"
         )
     return run, model, tokenizer
+
+
+def read_metrics(
+    folder: str | os.PathLike,  # the run folder
+) -> list[dict]:  # the lines of metrics.jsonl, each with "step"
+    """What a run has measured so far.
+
+    A last line cut short by a power cut is left out. `InputError` for a foreign line."""
+    path = Path(folder) / "metrics.jsonl"
+    lines = read_json_lines(path)
+    for line in lines:
+        if not isinstance(line.get("step"), int) or isinstance(line["step"], bool):
+            raise InputError(
+                f"{path} has a line without a step, {json.dumps(line)[:60]}: "
+                "take it away, or move the file away to go on without"
+            )
+        for name in ("step", "loss", "valid_loss", "learning_rate", "seconds"):
+            value = line.get(name, 0.0)
+            if not isinstance(value, float) and not is_number(value):
+                raise InputError(
+                    f"{path}: {name} is {reprlib.repr(value)} in a line: a number is needed"
+                )
+    return lines

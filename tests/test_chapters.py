@@ -17,8 +17,6 @@ KNOWN = {
     "01": {"picture"},
     "02": {"code", "picture"},
     "03": {"picture"},
-    "10": {"picture"},
-    "12": {"code"},
     "13": {"words", "code", "picture"},
     "14": {"words", "code", "picture"},
     "15": {"picture"},

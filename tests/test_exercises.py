@@ -47,6 +47,13 @@ def test_wrong_answer_is_rejected(exercise):
 
 
 @pytest.mark.parametrize("exercise", GRADED, ids=label)
+def test_answers_fit_the_page(exercise):
+    "95 columns, as all code: a page cuts what is wider."
+    answers = [exercise.solution, exercise.wrong or ""]
+    assert [line for code in answers for line in code.splitlines() if len(line) > 95] == []
+
+
+@pytest.mark.parametrize("exercise", GRADED, ids=label)
 def test_stub_is_documented(exercise):
     "What comes in, what goes out, in words beside each parameter."
     name, stub = exercise.name, exercise.stub
@@ -302,3 +309,20 @@ grade(check, anything)
         encoding="utf-8",
     )
     assert done.stdout.startswith(verdict), done.stdout
+
+
+def test_the_course_of_ten_weeks_asks_for_every_core_part_once():
+    "Its minutes are those of the chapters and of the exercises, within a quarter."
+    row = re.compile(r"^\| (\d+) \| (.+) \| (.+) \| (\d+) \+ (\d+) \| .+ \|$", re.M)
+    weeks = row.findall(prose("exercises.ipynb"))
+    assert [int(number) for number, *_ in weeks] == list(range(1, 11))
+    asked = [name for _, _, write, *_ in weeks for name in re.findall(r"\[`(\w+)`\]", write)]
+    assert asked == [one.name for one in CORE_ONES]
+    minutes = {one.name: one.minutes for one in CORE_ONES}
+    for _, read, write, reading, writing in weeks:
+        pages = re.findall(r"\((\w+\.ipynb)\)", read)
+        said = [re.search(r"(\d+) minutes? to read", prose(page)) for page in pages]
+        counted = sum(int(one[1]) for one in said if one)
+        assert 0.75 * counted <= int(reading) <= 1.25 * counted + 5, f"{pages}: {counted}"
+        names = re.findall(r"\[`(\w+)`\]", write)
+        assert int(writing) == sum(minutes[name] for name in names), names

@@ -20,7 +20,7 @@ MAIN_LINE = [
     "embeddings", "rope", "attention", "block", "transformer",
     "loss", "adamw", "schedule",
     "configuration", "devices", "checkpoints", "run_folder",
-    "training", "fast_trainer", "resumable_trainer", "runs",
+    "watch", "training", "fast_trainer", "resumable_trainer", "runs",
     "generation", "evaluation",
 ]
 UNDER_THE_HOOD = [

@@ -128,7 +128,7 @@ def test_a_fit_logs_every_interval_and_the_end(tmp_path):
     last = trainer.fit()
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [10, 20, 25]
-    assert [line["step"] for line in lines if "valid_loss" in line] == [20, 25]
+    assert [line["step"] for line in lines if "valid_loss" in line] == [0, 20, 25]
     assert last == lines[-1] and trainer.step == 25
     assert [line["learning_rate"] for line in lines if "loss" in line][-1] == pytest.approx(
         1e-4
