@@ -227,13 +227,13 @@ def test_few_steps_are_taken_by_the_model():
 def test_fast_sample_is_sample(vocab, temperature, top_k, top_p, min_p, penalty, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(40, vocab, generator=generator, dtype=torch.float64)
-    darts = torch.rand(40, generator=generator, dtype=torch.float64)
+    uniforms = torch.rand(40, generator=generator, dtype=torch.float64)
     seen = torch.rand(40, vocab, generator=generator) < 0.3
     config = SamplingConfig(temperature, top_k, top_p, min_p, penalty)
-    expected = sample(logits, darts, config, seen)
-    assert torch.equal(fast_sample(logits, darts, config, seen), expected)
+    expected = sample(logits, uniforms, config, seen)
+    assert torch.equal(fast_sample(logits, uniforms, config, seen), expected)
     assert torch.equal(
-        fast_sample(logits[0], darts[0], config), sample(logits[0], darts[0], config)
+        fast_sample(logits[0], uniforms[0], config), sample(logits[0], uniforms[0], config)
     )
 
 

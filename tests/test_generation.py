@@ -293,8 +293,8 @@ def test_at_temperature_0_the_first_of_the_likeliest_is_taken():
 def test_samples_follow_the_exact_distribution(setting):
     logits = torch.randn(12, generator=seeded(4))
     seen, config = torch.arange(12) % 3 == 0, SamplingConfig(**setting)
-    darts = torch.rand(50_000, generator=seeded(2))
-    counts = sample(logits.expand(50_000, -1), darts, config, seen).bincount(minlength=12)
+    uniforms = torch.rand(50_000, generator=seeded(2))
+    counts = sample(logits.expand(50_000, -1), uniforms, config, seen).bincount(minlength=12)
     penalty = setting.get("repetition_penalty", 1.0)
     penalised = [
         x if not hit else x / penalty if x > 0 else x * penalty
@@ -409,7 +409,7 @@ def test_ids_from_vocab_size_on_are_never_drawn(setting):
         assert max(model.generate([1], 40, seed=0)) >= 17, "this test would prove nothing"
 
 
-def test_a_text_longer_than_any_block_of_darts():
+def test_a_text_longer_than_any_block_of_random_numbers():
     model, prompts = tiny_model(context_length=320), [[1], list(range(20))]
     together = model.generate(prompts, 300, seed=4)
     assert together[0] == without_cache(model, prompts[0], 300, SamplingConfig(seed=4))
