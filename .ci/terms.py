@@ -93,7 +93,7 @@ def slug(heading: str) -> str:
 
 
 def section(page: str, words: str) -> tuple[str, str]:
-    "(heading, id) of the section in which a page has these words; empty before the first."
+    "(heading, id) of the section in which a page has these words, exercises aside."
     last = cell_of(page, words)
     if last is None:
         return "", ""
@@ -103,9 +103,10 @@ def section(page: str, words: str) -> tuple[str, str]:
         if at == last:
             text = text[: re.search(r"\s+".join(map(re.escape, words.split())), text).start()]
         text = re.sub(r"(?ms)^```.*?^```$", "", text)
-        for heading in re.findall(r"(?m)^#{2,6} +(.+?)\s*$", text):
-            name = slug(heading)
-            anchor = f"{name}-{seen[name]}" if seen.get(name) else name
+        for title in re.findall(r"(?m)^#{2,6} +(.+?)\s*$", text):
+            name = slug(title)
+            if not title.startswith("Exercise"):
+                heading, anchor = title, f"{name}-{seen[name]}" if seen.get(name) else name
             seen[name] = seen.get(name, 0) + 1
     return heading, anchor
 

@@ -70,3 +70,8 @@ def test_every_reference_has_a_file_and_says_what_is_seen():
     for page, alt, file in referenced():
         assert (FOLDER / file).is_file(), f"{page} shows {file}, which does not exist"
         assert len(alt.split()) >= 6, f"{page}: the alt text of {file} says little: {alt!r}"
+
+
+def test_every_diagram_is_shown():
+    shown = {file.removesuffix(".svg") for _, _, file in referenced()}
+    assert not set(NAMES) - shown, f"no page shows {sorted(set(NAMES) - shown)}"
