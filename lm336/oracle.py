@@ -7,7 +7,6 @@ __all__ = ['END', 'Oracle']
 
 # %% ../nbs/16_oracle.ipynb #9f2e6d33
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from math import inf, log2, prod
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -98,9 +97,10 @@ class _Node:
 
     def __init__(self, tellers: dict[_Teller, float]):
         self.tellers = tellers
-        words = next(iter(tellers))[0]
-        sure = len(tellers) == 1 and isinstance(words, bytes)
-        self.certain = words if sure else b""  # the bytes that come next in any case
+        self.certain = b""  # the bytes that come next in any case
+        if len(tellers) == 1:
+            [(words, _, _)] = tellers
+            self.certain = words if isinstance(words, bytes) else b""
         self.ways: dict[int, Any] = {}  # by the next symbol; made when asked for
 
 # %% ../nbs/16_oracle.ipynb #cf521a65
@@ -148,7 +148,7 @@ class _Automaton:
         def expand(self, node: _Node) -> dict[int, Any]: ...
         def ways(self, node: _Node, symbol: int) -> list[_Way]: ...
 
-
+# %% ../nbs/16_oracle.ipynb #4d0edbae
 def _words(part: Mention | Choice) -> tuple[str, ...] | None:
     "What a part chooses from, if these are words."
     if isinstance(part, Mention):
@@ -174,12 +174,12 @@ def spell(self: _Automaton, teller: _Teller) -> Iterator[tuple]:
     else:
         yield from _spell_part(self, place)
 
-
+# %% ../nbs/16_oracle.ipynb #6cc38be3
 def _told(trie: _Trie, slot: int | None, place: _Place | None) -> _Teller:
     "A teller of words, or of the one word that is left."
     return (trie, slot, place) if trie.rest is None else (trie.rest, None, place)
 
-
+# %% ../nbs/16_oracle.ipynb #bbd20a91
 def _spell_words(automaton: _Automaton, trie: _Trie, slot: int | None, place: _Place | None):
     "The next symbols where one of several words is told: drawn now, or named."
 
@@ -195,7 +195,7 @@ def _spell_words(automaton: _Automaton, trie: _Trie, slot: int | None, place: _P
         for symbol, of_it, namings, teller in automaton.spell((b"", None, place)):
             yield symbol, share * of_it, (*named, *namings), teller
 
-
+# %% ../nbs/16_oracle.ipynb #6f61c59e
 def _spell_part(automaton: _Automaton, place: _Place):
     "The next symbols at the beginning of a part."
     part = place.parts[place.index]
@@ -220,7 +220,7 @@ def expand(self: _Automaton, node: _Node) -> dict[int, Any]:
             group[after] = group.get(after, 0.0) + weight * share
     return node.ways
 
-
+# %% ../nbs/16_oracle.ipynb #63636245
 @patch
 def ways(self: _Automaton, node: _Node, symbol: int) -> list[_Way]:
     "Where one next symbol leads."
@@ -236,8 +236,9 @@ def ways(self: _Automaton, node: _Node, symbol: int) -> list[_Way]:
 
 # %% ../nbs/16_oracle.ipynb #adf980b7
 _Belief = dict[tuple[_Node, _Cast], float]  # how probable each state is
+_Ids = Sequence[int] | np.ndarray
 
-
+# %% ../nbs/16_oracle.ipynb #6c57d29f
 class Oracle:
     """The perfect reader: it knows the grammar, and expects exactly what is likely.
 
@@ -299,8 +300,9 @@ class Oracle:
         def _certain(self, belief: _Belief) -> tuple[bytes, _Belief]: ...
         def _read(self, data: bytes, ends: bool = False) -> tuple[np.ndarray, _Belief]: ...
         def _refuse(self, data: bytes, at: int, belief: _Belief) -> NoReturn: ...
-        def next_tokens(self, tokenizer: Tokenizer, ids: Sequence[int]) -> np.ndarray: ...
-        def token_bits(self, tokenizer: Tokenizer, ids: Sequence[int]) -> np.ndarray: ...
+        def _reader(self, tokenizer: Tokenizer) -> "_TokenReader": ...
+        def next_tokens(self, tokenizer: Tokenizer, ids: _Ids = ()) -> np.ndarray: ...
+        def token_bits(self, tokenizer: Tokenizer, ids: _Ids) -> np.ndarray: ...
 
 # %% ../nbs/16_oracle.ipynb #7312d6ff
 @patch
@@ -328,7 +330,7 @@ def _step(
                     states[state] = states.get(state, 0.0) + mass * share
     return found
 
-
+# %% ../nbs/16_oracle.ipynb #2227defd
 def _normalized(belief: _Belief) -> tuple[float, _Belief]:
     "The sum, and the belief with the sum 1."
     total = sum(belief.values())
@@ -342,10 +344,11 @@ def _certain(self: Oracle, belief: _Belief) -> tuple[bytes, _Belief]:
         [((node, cast), mass)] = belief.items()
         if node.certain:
             [(_, _, place)] = node.tellers
-            return node.certain, {(self._automaton.at(place), cast): mass}
+            beyond = self._automaton.at(place)
+            return node.certain, {(beyond, cast): mass}
     return b"", belief
 
-
+# %% ../nbs/16_oracle.ipynb #cc63898a
 @patch
 def _read(
     self: Oracle,
@@ -368,7 +371,7 @@ def _read(
         at += 1
     return bits, belief
 
-
+# %% ../nbs/16_oracle.ipynb #d931946f
 def _shown(symbol: int) -> str:
     return "its end" if symbol == END else repr(bytes([symbol]))[1:]
 
@@ -388,9 +391,9 @@ def _refuse(self: Oracle, data: bytes, at: int, belief: _Belief) -> NoReturn:
 
 # %% ../nbs/16_oracle.ipynb #355b5e4f
 _first_pretoken = regex.compile(PRETOKEN_PATTERN).match
-_Hypothesis = tuple[tuple[int, ...], bytes, _Belief]  # ids due, text beyond them, the states
+_Hypothesis = tuple[tuple[int, ...], bytes, _Belief]  # ids due, text after them, the states
 
-
+# %% ../nbs/16_oracle.ipynb #662b8fab
 class _TokenReader:
     "How stories are cut into one tokenizer's tokens."
 
@@ -400,7 +403,9 @@ class _TokenReader:
                 f"the tokenizer needs {END_OF_TEXT} among its special tokens: it ends a story"
             )
         self.oracle = oracle
-        self.encode, self.end = tokenizer.encode, (tokenizer.end_of_text_id,)
+        self.start: list[_Hypothesis] = [((), b"", oracle._start)]
+        self.encode, self.end = tokenizer.encode, tokenizer.end_of_text_id
+        self.symbols = {i: [*token] for i, token in tokenizer.vocab.items()} | {self.end: [END]}
         self.known: dict[str, tuple[int, ...]] = {}  # pre-token -> ids
 
     def ids(self, pretoken: str) -> tuple[int, ...]:
@@ -408,14 +413,13 @@ class _TokenReader:
             self.known[pretoken] = tuple(self.encode(pretoken))
         return self.known[pretoken]
 
-    @cached_property
-    def start(self) -> list[_Hypothesis]:
-        return self.due([((), b"", self.oracle._start)])
-
     if TYPE_CHECKING:  # these follow
 
-        def due(self, hypotheses: list[_Hypothesis]) -> list[_Hypothesis]: ...
-        def next_pretokens(self, data: bytes, belief: _Belief) -> Iterator[_Hypothesis]: ...
+        def pretokens(
+            self, data: bytes, belief: _Belief, begins: list[int]
+        ) -> Iterator[_Hypothesis]: ...
+        def due(self, hypotheses: list, token: int | None = None) -> list[_Hypothesis]: ...
+        def read(self, ids: _Ids) -> tuple[np.ndarray, list[_Hypothesis]]: ...
 
 # %% ../nbs/16_oracle.ipynb #28cb52b6
 def _settled(
@@ -431,11 +435,18 @@ def _settled(
 
 # %% ../nbs/16_oracle.ipynb #45583b5c
 @patch
-def next_pretokens(self: _TokenReader, data: bytes, belief: _Belief) -> Iterator[_Hypothesis]:
-    "Every pre-token that may come, with the text that had to be read to know."
+def pretokens(
+    self: _TokenReader,
+    data: bytes,  # what is known of the text to come
+    belief: _Belief,  # the states after it
+    begins: list[int],  # the symbols that are asked for first
+) -> Iterator[_Hypothesis]:
+    "Every pre-token that may come, with the text that had to be read to settle it."
     waiting = [(data, belief)]
     while waiting:
         data, belief = waiting.pop()
+        if begins[: len(data)] != [*data[: len(begins)]]:
+            continue
         text = data.decode(errors="ignore")
         if pretoken := _settled(text):
             yield self.ids(pretoken), data[len(pretoken.encode()) :], belief
@@ -444,19 +455,28 @@ def next_pretokens(self: _TokenReader, data: bytes, belief: _Belief) -> Iterator
         if certain:
             waiting.append((data + certain, beyond))
             continue
-        for symbol, after in self.oracle._step(belief).items():
+        only = begins[len(data)] if len(data) < len(begins) else None
+        for symbol, after in self.oracle._step(belief, only).items():
             if symbol < END:
                 waiting.append((data + bytes([symbol]), after))
             else:
-                yield (*self.encode(text), *self.end), b"", after
+                yield (*self.encode(text), self.end), b"", after
 
-
+# %% ../nbs/16_oracle.ipynb #43ae46c3
 @patch
-def due(self: _TokenReader, hypotheses: list[_Hypothesis]) -> list[_Hypothesis]:
+def due(
+    self: _TokenReader,
+    hypotheses: list[_Hypothesis],
+    token: int | None = None,  # the one token that is asked for
+) -> list[_Hypothesis]:
     "The hypotheses, continued so that each has a next token."
+    begins = [] if token is None else self.symbols.get(token, [-1])
     found = []
-    for one in hypotheses:
-        found += [one] if one[0] else self.next_pretokens(*one[1:])
+    for ids, data, belief in hypotheses:
+        if ids:
+            found.append((ids, data, belief))
+        else:
+            found += self.pretokens(data, belief, begins)
     return found
 
 # %% ../nbs/16_oracle.ipynb #d4bd0968
@@ -467,7 +487,7 @@ def _by_token(hypotheses: list[_Hypothesis]) -> dict[int, float]:
         found[ids[0]] = found.get(ids[0], 0.0) + sum(belief.values())
     return found
 
-
+# %% ../nbs/16_oracle.ipynb #d395df74
 def _with_token(hypotheses: list[_Hypothesis], token: int) -> tuple[float, list[_Hypothesis]]:
     "The probability of a token, and the hypotheses after it, with the sum 1."
     left = [one for one in hypotheses if one[0][0] == token]
@@ -479,59 +499,62 @@ def _with_token(hypotheses: list[_Hypothesis], token: int) -> tuple[float, list[
 
 # %% ../nbs/16_oracle.ipynb #cb3246bf
 @patch
-def _read_tokens(
-    self: Oracle,
-    tokenizer: Tokenizer,
-    ids: Sequence[int],  # of stories, each with its end; the last may be unfinished
+def read(
+    self: _TokenReader,
+    ids: _Ids,  # of stories, each with its end; the last may be unfinished
 ) -> tuple[np.ndarray, list[_Hypothesis]]:  # bits of each; what may come after them
     "Read as far as stories go."
-    if tokenizer not in self._tokens:
-        self._tokens[tokenizer] = _TokenReader(self, tokenizer)
-    reader = self._tokens[tokenizer]
-    bits, hypotheses = np.zeros(len(ids)), reader.start
+    bits, hypotheses = np.zeros(len(ids)), self.start
     for at, token in enumerate(ids):
-        probability, left = _with_token(hypotheses, token)
+        probability, left = _with_token(self.due(hypotheses, token), token)
         if not left:
             return bits[:at], hypotheses
         bits[at] = max(0.0, -log2(probability))
-        hypotheses = reader.start if token == reader.end[0] else reader.due(left)
+        hypotheses = self.start if token == self.end else left
     return bits, hypotheses
 
 
 @patch
+def _reader(self: Oracle, tokenizer: Tokenizer) -> _TokenReader:
+    "One reader for each tokenizer."
+    if tokenizer not in self._tokens:
+        self._tokens[tokenizer] = _TokenReader(self, tokenizer)
+    return self._tokens[tokenizer]
+
+# %% ../nbs/16_oracle.ipynb #afd6f174
+@patch
 def next_tokens(
     self: Oracle,
     tokenizer: Tokenizer,  # whose tokens they are
-    ids: Sequence[int] = (),  # the tokens so far
+    ids: _Ids = (),  # the tokens so far
 ) -> np.ndarray:  # (vocab_size,) probabilities
     "The next token's distribution. `InputError` for tokens that are no story's beginning."
-    bits, hypotheses = self._read_tokens(tokenizer, ids)
+    reader = self._reader(tokenizer)
+    bits, hypotheses = reader.read(ids)
+    found = _by_token(reader.due(hypotheses))
     if len(bits) < len(ids):
-        _refuse_token(tokenizer, ids, len(bits), hypotheses)
+        _refuse_token(tokenizer, ids, len(bits), found)
     probabilities = np.zeros(tokenizer.vocab_size)
-    for token, probability in _by_token(hypotheses).items():
-        probabilities[token] = probability
+    probabilities[list(found)] = list(found.values())
     return probabilities
 
-
+# %% ../nbs/16_oracle.ipynb #43ab23d8
 @patch
 def token_bits(
     self: Oracle,
     tokenizer: Tokenizer,  # whose tokens they are
-    ids: Sequence[int] | np.ndarray,  # (num_tokens,) of stories, each with its end
+    ids: _Ids,  # (num_tokens,) of stories, each with its end
 ) -> np.ndarray:  # (num_tokens,) in bits
     "The surprise of each token. `InputError` for tokens that no stories have."
-    bits, hypotheses = self._read_tokens(tokenizer, ids)
+    reader = self._reader(tokenizer)
+    bits, hypotheses = reader.read(ids)
     if len(bits) < len(ids):
-        _refuse_token(tokenizer, ids, len(bits), hypotheses)
+        _refuse_token(tokenizer, ids, len(bits), _by_token(reader.due(hypotheses)))
     return bits
 
-
-def _refuse_token(
-    tokenizer: Tokenizer, ids: Sequence[int], at: int, hypotheses: list[_Hypothesis]
-) -> NoReturn:
-    "InputError for tokens that leave the grammar at `at`."
-    likely = _by_token(hypotheses)
+# %% ../nbs/16_oracle.ipynb #cb5ce531
+def _refuse_token(tokenizer: Tokenizer, ids: _Ids, at: int, likely: dict) -> NoReturn:
+    "InputError for tokens that leave the grammar at number `at`."
     expected = sorted(likely, key=likely.__getitem__, reverse=True)
     others = f" or {len(expected) - 3} others" if len(expected) > 4 else ""
     names = ", ".join(repr(tokenizer.decode([i])) for i in expected[: 3 if others else 4])

@@ -105,13 +105,13 @@ def test_next_bytes_are_a_distribution_and_the_surprise_is_theirs(grammar, oracl
 # ---------------------------------------------------------------- what is refused
 
 
-ANIMALS = "[animal]\ncat, dog\n\n# p | hero animal, friend animal\nThe {hero} met {a friend}.\n"
+ANIMALS = "[animal]\ncat, dog\n\n# p | hero animal, friend animal\nThe {hero} met {a friend}."
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("The cat met a cat.\n", "at byte 14, after 'The cat met a ', comes 'c'; expected 'd'"),
+        ("The cat met a cat.\n", "byte 14, after 'The cat met a ', comes 'c'; expected 'd'"),
         ("The cow", "at byte 5, after 'The c', comes 'o'; expected 'a'"),
         ("The cat", "at byte 7, after 'The cat', comes its end; expected ' '"),
         ("The cat met a dog.\n\n", "comes '\\n'; expected its end"),
@@ -127,7 +127,7 @@ def test_what_is_not_a_story_is_refused_with_its_place(text, message):
 
 
 def test_a_prefix_that_no_story_has_is_refused(oracle):
-    with pytest.raises(InputError, match="no story goes on like this: at byte 4, after 'Once'"):
+    with pytest.raises(InputError, match="at byte 4, after 'Once', comes 'x'"):
         oracle.next_bytes("Oncex")
     assert oracle.log2_prob("Oncex") == -math.inf
     assert oracle.log2_prob("") == 0
@@ -158,7 +158,8 @@ def tokenizer_of(texts, num_merges):
     return Tokenizer(build_vocab(merges, [END_OF_TEXT]), merges, [END_OF_TEXT])
 
 
-HOSTILE = ["a", "ab", " a", "  ", "'", "l", "'ll", "'s", "é", "3", " !", "{x}", "{y.two}", "<n>"]
+HOSTILE = ["a", "ab", " a", "  ", "'", "l", "'ll", "'s", "é", "3", " !"]
+HOSTILE += ["{x}", "{y.two}", "<n>"]
 
 
 @settings(deadline=None, max_examples=60)
