@@ -97,6 +97,7 @@ class Tokenizer:
         def encode_file(
             self, text_path: _Path, ids_path: _Path, num_workers: int | None = None
         ) -> int: ...
+        def _bytes_of(self, token: Any) -> bytes: ...
         def decode(self, ids: Iterable[Any]) -> str: ...
         def decode_iterable(self, ids: Iterable[Any]) -> Iterator[str]: ...
         def save_pretrained(self, folder: _Path) -> None: ...
@@ -250,14 +251,15 @@ def encode_file(
     return self._array_encoder.encode_file(text_path, ids_path, num_workers)
 
 # %% ../nbs/02_tokenizer.ipynb #19c82264
-def _bytes_of(tokenizer: Tokenizer, token: Any) -> bytes:
+@patch
+def _bytes_of(self: Tokenizer, token: Any) -> bytes:
     "The bytes of one id."
     try:
-        return tokenizer.vocab[index(token)]
+        return self.vocab[index(token)]
     except (KeyError, TypeError):
         raise InputError(
             f"token id {token} is not in the vocabulary; ids are 0 to "
-            f"{tokenizer.vocab_size - 1}"
+            f"{self.vocab_size - 1}"
         ) from None
 
 
@@ -270,7 +272,7 @@ def decode(
 
     InputError for an unknown id.
     """
-    return b"".join(_bytes_of(self, token) for token in ids).decode("utf-8", errors="replace")
+    return b"".join(map(self._bytes_of, ids)).decode("utf-8", errors="replace")
 
 # %% ../nbs/02_tokenizer.ipynb #19c82265
 @patch
@@ -281,7 +283,7 @@ def decode_iterable(
     "The text as the ids come; half a character waits for its rest. Joined, equal to `decode`."
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in ids:
-        text = decoder.decode(_bytes_of(self, token))
+        text = decoder.decode(self._bytes_of(token))
         if text:
             yield text
     text = decoder.decode(b"", final=True)
