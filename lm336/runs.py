@@ -219,7 +219,7 @@ def begin(self: Run):
     self.first_step, self.first_seconds = self.step, self.seconds
     self.ticked = self.clock()
     if self.step == 0 and self.rank == 0:
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a start that was cut short
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a start cut short
     if self.ended() and self.rank == 0:
         print(f"the run in {self.folder} had already ended, at step {self.step:,}", flush=True)
 
