@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pictures
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageColor
 from playwright.sync_api import sync_playwright
 
 matplotlib.use("Agg")
@@ -27,7 +27,7 @@ DEMO = ROOT / "data/demo"
 PAPER, INK, SOFT, LINE = "#fbfaf7", "#1d2730", "#55616b", "#d8d4c8"  # theme-light.scss
 ACCENT, WARM = "#0b6770", "#96450f"
 PROMPT, SEED = "A gray box", 2
-COLORS, MOST_BYTES = 63, 1_500_000
+COLORS, MOST_BYTES = 127, 1_500_000
 TOKEN, FIRST, LAST = 120, 1_200, 6_000  # milliseconds that a frame is shown
 
 # What the worker says waits until it is asked for, so every token can be photographed.
@@ -82,6 +82,7 @@ def frames_of(browser, address) -> list[Image.Image]:
     for _ in story(page):
         pass
     box = page.locator(".lm336").bounding_box()  # as large as it will be at the end
+    box = {name: math.ceil(length) for name, length in box.items()}
     page.close()
     page = panel_on(browser, address)
     frames = [photograph(page, box)]
@@ -95,8 +96,15 @@ def save_gif(frames: list[Image.Image], path: Path) -> None:
     kept = [0] + [i for i in range(1, len(frames))
                   if ImageChops.difference(frames[i], frames[i - 1]).getbbox()]
     palette = frames[-1].quantize(COLORS, dither=Image.Dither.NONE)
-    flat = [np.asarray(frames[i].quantize(palette=palette, dither=Image.Dither.NONE))
-            for i in kept]
+    paper = ImageColor.getrgb(PAPER)  # exact, as it is nearly all of the picture
+    palette.putpalette([*paper, *palette.getpalette()[: 3 * COLORS - 3]])
+
+    def indices(frame: Image.Image) -> np.ndarray:
+        nearest = frame.quantize(palette=palette, dither=Image.Dither.NONE)
+        return np.where((np.asarray(frame) == paper).all(-1), 0, np.asarray(nearest))
+
+    flat = [indices(frames[i]) for i in kept]
+    assert max(one.max() for one in flat) < COLORS
     unchanged = COLORS
     drawn = [flat[0]]
     drawn += [np.where(new == old, unchanged, new) for old, new in pairwise(flat)]
