@@ -29,7 +29,7 @@ def softmax(
 
 # %% ../nbs/06_attention.ipynb #0c5a488a
 def causal_mask(
-    queries: int,  # the last `queries` of the keys' positions
+    queries: int,  # number of queries, which have the last positions
     keys: int,  # number of keys
     device: torch.device | str | None = None,  # where the mask lives
 ) -> torch.Tensor:  # bool (queries, keys), True where the key is not later than the query
@@ -43,7 +43,7 @@ def scaled_dot_product_attention(
     k: torch.Tensor,  # (..., keys, d_head)
     v: torch.Tensor,  # (..., keys, d_value)
     mask: torch.Tensor | None = None,  # bool (..., queries, keys), True = may attend
-    causal: bool = False,  # a query sees keys up to its own place, counted from the end
+    causal: bool = False,  # hide later keys; the last query is at the last key
 ) -> torch.Tensor:  # (..., queries, d_value)
     """softmax(q k^T / sqrt(d_head)) v (Vaswani et al. 2017, eq. 1). `InputError` for a mask
     together with causal=True."""

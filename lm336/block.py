@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 # %% ../nbs/07_block.ipynb #64bfdb2d
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019, eq. 4),
-    computed in float32 whatever the number format of x (in float64 for float64). Weight
+    computed in float32, whatever the number format of x (in float64 for float64). Weight
     (d_model,), initially 1."""
 
     def __init__(
         self,
         d_model: int,  # width of the last axis
-        eps: float = 1e-5,  # inside the root: a row of zeros stays finite
+        eps: float = 1e-5,  # inside the root: keeps a row of zeros finite
         device: torch.device | str | None = None,  # where the weight lives
         dtype: torch.dtype | None = None,  # its number format
     ):
@@ -38,7 +38,7 @@ class RMSNorm(nn.Module):
         self,
         x: torch.Tensor,  # (..., d_model)
     ) -> torch.Tensor:  # (..., d_model), the number format of x
-        "Scale every vector to a root mean square of 1, then every feature by its weight."
+        "Scale every vector to a root mean square of 1, and then every feature by its weight."
         h = x.to(torch.promote_types(x.dtype, torch.float32))
         rms = (h.square().mean(-1, keepdim=True) + self.eps).sqrt()
         return (h / rms * self.weight).to(x.dtype)
@@ -51,8 +51,8 @@ class RMSNorm(nn.Module):
 def silu(
     x: torch.Tensor,  # (...)
 ) -> torch.Tensor:  # (...)
-    """x * sigmoid(x) (Elfwing et al. 2017): a smooth step, close to 0 on the left and to x on
-    the right."""
+    """x * sigmoid(x) (Elfwing et al. 2017): a smooth ramp, close to 0 far left of zero and to
+    x far right of it."""
     return x * torch.sigmoid(x)
 
 # %% ../nbs/07_block.ipynb #d852bc35
@@ -76,13 +76,13 @@ class SwiGLU(nn.Module):
         self,
         x: torch.Tensor,  # (..., seq, d_model)
     ) -> torch.Tensor:  # (..., seq, d_model)
-        "One product opens or closes the gate of the other."
+        "w1 makes a gate for every number that w3 makes; w2 leads back."
         return self.w2(silu(self.w1(x)) * self.w3(x))
 
 # %% ../nbs/07_block.ipynb #29fea0c1
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + attn(ln1(x)), then x + ffn(ln2(x)) (Xiong et al. 2020, table 1,
-    right). The residual stream itself is changed by the two additions alone."""
+    right). Only the two additions change the residual stream itself."""
 
     def __init__(
         self,

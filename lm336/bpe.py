@@ -25,7 +25,7 @@ def replace_pair(
     pair: tuple,  # two neighbours
     new: object,  # what replaces them
 ) -> list:
-    "Replace every occurrence of `pair` by `new`, from left to right, no token used twice."
+    "Replace every `pair` with `new`, from left to right; no token is used twice."
     replaced = []
     i = 0
     while i < len(tokens):
@@ -58,12 +58,12 @@ def _check_special(token: str) -> None:
     "InputError for what cannot be a special token."
     if not isinstance(token, str) or not token:
         raise InputError(
-            f"special_tokens contains {shown(token)}; give strings that are not empty"
+            f"special_tokens contains {shown(token)}; give non-empty strings"
         )
     if len(token) > _LONGEST_SPECIAL:
         raise InputError(
             f"special token {shown(token)} has {len(token):,} characters; "
-            f"at most {_LONGEST_SPECIAL:,} are possible"
+            f"at most {_LONGEST_SPECIAL:,} are allowed"
         )
     try:
         token.encode("utf-8")
@@ -142,7 +142,7 @@ def room_for_merges(
     vocab_size: int,  # how many ids, at most
     special_tokens: Sequence[str],  # checked here
 ) -> int:
-    """How many merges go into a vocabulary beside the bytes and the special tokens.
+    """How many merges go into a vocabulary besides the bytes and the special tokens.
 
     InputError for a vocabulary too small for those, and for impossible special tokens.
     """
@@ -164,8 +164,8 @@ def train_bpe(
     """Train byte-level byte-pair encoding on a text, in plain Python.
 
     GPT-2's pre-tokens; of equally frequent pairs the greater. InputError for a vocabulary too
-    small for 256 bytes and the special tokens, or for an empty text. The same from a large
-    text, faster: `lm336.fast_bpe.fast_train_bpe`.
+    small for 256 bytes and the special tokens, or for an empty text. For a large text,
+    `lm336.fast_bpe.fast_train_bpe` learns the same faster.
     """
     num_merges = room_for_merges(vocab_size, special_tokens)
     words = count_pretokens("".join(read_text(input_path)), special_tokens)

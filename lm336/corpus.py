@@ -17,13 +17,13 @@ from .texts import between, read_file, write_parts
 
 # %% ../nbs/00_corpus.ipynb #5c3d0110
 def read_text(
-    path: str | os.PathLike,  # a .txt, .md, .jsonl, each also with .gz, or a folder of them
+    path: str | os.PathLike,  # a .txt, .md or .jsonl file, also gzipped, or a folder
     separator: str = END_OF_TEXT,  # put after each text of a .jsonl, each file of a folder
     field: str = "text",  # the text's name in a .jsonl file
 ) -> Iterator[str]:
     """The text in pieces of about a megabyte.
 
-    FileNotFoundError; InputError if it is not UTF-8, lacks the field or is of another kind.
+    FileNotFoundError; InputError if it is not UTF-8, lacks the field, or is of another kind.
     """
     path = Path(path)
     if not path.is_dir():
@@ -40,7 +40,7 @@ def iter_documents(
     separator: str = END_OF_TEXT,  # what lies between two documents
     field: str = "text",  # the text's name in a .jsonl file
 ) -> Iterator[str]:
-    "The documents of a corpus one by one, unchanged; those of white space alone are left out."
+    "The documents of a corpus one by one, unchanged; those of only white space are left out."
     if not separator:
         raise InputError(f"the separator is empty; give some text, such as {END_OF_TEXT}")
     for document in between(read_text(path, separator, field), separator):
@@ -56,7 +56,7 @@ def _check_split(path: Path, folder: Path, valid_fraction: float):
     parts = [folder / "train.txt", folder / "valid.txt"]
     if path.resolve() in [part.resolve() for part in parts]:
         raise InputError(
-            f"{path} would be overwritten by its own first part; give another folder than "
+            f"{path} would be overwritten by one of its own parts; give another folder than "
             f"{folder}"
         )
     check_free(*parts)
@@ -65,9 +65,9 @@ def _check_split(path: Path, folder: Path, valid_fraction: float):
 def split_text(
     path: str | os.PathLike,  # anything `read_text` reads, even a pipe
     folder: str | os.PathLike,  # where train.txt and valid.txt go
-    valid_fraction: float = 0.1,  # the share of the characters, from the end, that validates
+    valid_fraction: float = 0.1,  # the share of the characters, at the end, to validate on
 ) -> tuple[Path, Path]:  # train.txt and valid.txt
-    """Cut a text in two: its beginning to train on, its end to validate.
+    """Cut a text in two: its beginning to train on, its end to validate on. 
 
     The cut is between two documents where that leaves each part at least half of its share;
     otherwise it is within a document.
@@ -83,8 +83,8 @@ def split_text(
 # %% ../nbs/00_corpus.ipynb #bc426557
 def corpus_files(
     data: str | os.PathLike,  # "stories", "stories:300" (megabytes), "tinystories" or a path
-    folder: str | os.PathLike,  # where they go, but for "tinystories", which has its own place
-    seed: int = 0,  # of the stories; a twentieth as many, at most a megabyte, validate
+    folder: str | os.PathLike,  # where they go; "tinystories" has a place of its own
+    seed: int = 0,  # of the stories; validation gets a twentieth as many bytes, up to 1 MB
 ) -> tuple[Path, Path]:  # the training and the validation file
     "The training and the validation text of a corpus, made if need be."
     if str(data) == "tinystories":

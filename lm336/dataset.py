@@ -22,7 +22,7 @@ from .tokenizer import Tokenizer
 
 # %% ../nbs/03_dataset.ipynb #98d3c661
 def _check_whole(least: int, **numbers: Any) -> None:
-    "InputError for a number that is not whole, or below the least that it may be."
+    "InputError for a number that is not whole, or that is below the least allowed."
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise InputError(f"{name} is {value!r}; expected a whole number, at least {least}")
@@ -35,8 +35,8 @@ def _random_starts(
     _check_whole(1, batch_size=batch_size, context_length=context_length)
     if context_length >= len(tokens):
         raise InputError(
-            f"context_length is {context_length}, but there are {len(tokens):,} tokens; it "
-            "must be below their number"
+            f"context_length is {context_length}, but there are {len(tokens):,} tokens; give "
+            "a smaller context_length, or more text"
         )
     return rng.integers(len(tokens) - context_length, size=batch_size)
 
@@ -71,11 +71,11 @@ def get_batch(
 # %% ../nbs/03_dataset.ipynb #1add865a
 def load_tokens(
     path: str | os.PathLike,  # a .npy file of token ids, as `Tokenizer.encode_file` writes it
-    vocab_size: int | None = None,  # every id must be below it; None does not look
+    vocab_size: int | None = None,  # every id must be below it; None skips this check
 ) -> np.memmap:  # read-only, uint16 or uint32 (number of tokens,)
     """Map a file of token ids into memory.
 
-    InputError if it is truncated, foreign or empty, or has an id >= vocab_size.
+    InputError if it is truncated, empty or no token file, or has an id >= vocab_size.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,7 +106,7 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
 
 # %% ../nbs/03_dataset.ipynb #25f03001
 def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> None:
-    "InputError for no row of ids, an empty one, and a file that is not as long as it says."
+    "InputError for an array that is no row of ids, for an empty row, and for a wrong length."
     if len(shape) != 1 or dtype not in (np.dtype("<u2"), np.dtype("<u4")):
         raise InputError(f"{path} has an array of {dtype} with shape {shape}; {_EXPECTED}")
     held = (path.stat().st_size - offset) / dtype.itemsize
@@ -129,8 +129,8 @@ def _check_ids(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
         if wrong.any():
             at = start + int(wrong.argmax())
             raise InputError(
-                f"{path} has token id {tokens[at]} at position {at:,}, but the vocabulary "
-                f"only {vocab_size}: was another tokenizer used?"
+                f"{path} has token id {tokens[at]} at position {at:,}, but the vocabulary has "
+                f"only {vocab_size} ids: was another tokenizer used?"
             )
 
 # %% ../nbs/03_dataset.ipynb #25f03002
@@ -170,7 +170,7 @@ def prepare(
 
 # %% ../nbs/03_dataset.ipynb #25f03006
 def _share_of(rank: int, num_processes: int, batch_size: int) -> slice:
-    "Which rows of a batch a process reads; InputError if they cannot be shared equally."
+    "Which rows of a batch this process reads; InputError if they cannot be shared equally."
     _check_whole(rank + 1, num_processes=num_processes)
     _check_whole(1, batch_size=batch_size)
     if batch_size % num_processes:
@@ -184,7 +184,7 @@ def _share_of(rank: int, num_processes: int, batch_size: int) -> slice:
 # %% ../nbs/03_dataset.ipynb #0bbf5052
 def batch_at(
     tokens: np.ndarray,  # integers (number of tokens,)
-    batch_size: int,  # how many windows, those of all processes together
+    batch_size: int,  # how many windows, for all processes together
     context_length: int,  # tokens in a window
     seed: int,  # of the run, not negative
     step: int,  # number of the batch, from 0

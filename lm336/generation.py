@@ -22,7 +22,7 @@ from .transformer import Transformer, TransformerConfig
 
 # %% ../nbs/14_generation.ipynb #f1abb637
 def draw_tokens(
-    probabilities: torch.Tensor,  # (..., vocab), each row adds up to 1, within rounding
+    probabilities: torch.Tensor,  # (..., vocab), each row sums to 1, within rounding
     uniforms: torch.Tensor,  # (...), random numbers from 0 to below 1
 ) -> torch.Tensor:  # (...), the token in whose piece each number lies
     "Draw one token per row: the first whose cumulative probability exceeds the number."
@@ -46,7 +46,7 @@ def penalise(
 class SamplingConfig:
     """How tokens are drawn, and where a text ends. NumPy's numbers are accepted.
 
-    `InputError`, when it is made, names a setting that is wrong, and what is needed."""
+    `InputError` at construction names a setting that is wrong, and says what is needed."""
 
     temperature: float = 1.0  # below 1 favours the likely, above 1 is more even; 0: argmax
     top_k: int | None = None  # draw among the k likeliest tokens
@@ -75,7 +75,7 @@ def next_token_probs(
     limits = torch.finfo(logits.dtype)
     if seen is not None and config.repetition_penalty != 1:
         logits = penalise(logits, seen, float(config.repetition_penalty))
-    largest, likeliest = logits.max(-1, keepdim=True)  # of equal ones the first
+    largest, likeliest = logits.max(-1, keepdim=True)  # the first of equal ones
     check_scores(largest)
     if config.temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, likeliest, 1.0)
@@ -105,7 +105,7 @@ def sample(
     config: SamplingConfig = SamplingConfig(),  # as for `next_token_probs`
     seen: torch.Tensor | None = None,  # as for `next_token_probs`
 ) -> torch.Tensor:  # (...), tokens
-    "Draw one token per row from `next_token_probs`. Errors as there."
+    "Draw one token per row from `next_token_probs`, which names the errors."
     return draw_tokens(next_token_probs(logits, config, seen), uniforms)
 
 # %% ../nbs/14_generation.ipynb #68a4cc39
@@ -137,8 +137,8 @@ class KVCache:
         layer: int,  # whose keys and values
         k: torch.Tensor,  # (batch, heads, new, d_head)
         v: torch.Tensor,  # (batch, heads, new, d_head)
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # the layer's so far, the new ones included
-        "Write new columns after `length`, which stays. `InputError` where they do not fit."
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # the layer's, old and new
+        "Write columns after `length`; `advance` moves it. `InputError` if they do not fit."
         keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[-2]
         if end > self.max_seq_len:
             holds = f"the cache holds {self.max_seq_len} tokens"
@@ -159,8 +159,8 @@ class KVCache:
 
     def mask(self, new: int) -> torch.Tensor | None:  # for the `new` columns being appended
         """Which columns each new one may attend to: bool (new, length + new), or with padding
-        (batch, 1, new, length + new); None where it is all. A padding query attends to the
-        padding before it, so that no row of scores is empty."""
+        (batch, 1, new, length + new); None means all. A padding query attends to the padding
+        before it and to itself, so that no row of scores is empty."""
         end = self.length + new
         if self.start is None:
             return None if new == 1 else causal_mask(new, end, self.keys.device)
@@ -191,12 +191,12 @@ class Token(NamedTuple):
     id: int  # the token that was drawn
     logits: torch.Tensor  # (vocab,), the model's: no penalty, temperature 1, nothing cut off
     row: int = 0  # of a batch
-    text: str = ""  # what has become certain with it, where there is a tokenizer
+    text: str = ""  # what has become certain with it, given a tokenizer
     cut: bool = False  # a stop string begins within the token: `text` ends before it
 
     @property
     def logprob(self) -> float:
-        "ln of the probability that the model itself gave the token, by float64."
+        "ln of the probability that the model itself gave the token, computed in float64."
         return self.logits.to("cpu", torch.float64).log_softmax(-1)[self.id].item()
 
 # %% ../nbs/14_generation.ipynb #1340daa9
@@ -208,16 +208,16 @@ def generate_stream(
     config: SamplingConfig = SamplingConfig(),  # how they are drawn, and where a text ends
     tokenizer: Tokenizer | None = None,  # gives texts and stop strings; only its ids are drawn
     vocab_size: int | None = None,  # ids from here on are never drawn; None: the tokenizer's
-) -> Iterator[Token]:  # of a batch: step by step, in each step row by row
+) -> Iterator[Token]:  # for a batch step by step, row by row in each step
     """New tokens, each as soon as it is drawn, or with a tokenizer as soon as its text is
     certain.
 
-    When a text outgrows the context, the model forgets all but its newest half context, reads
-    that anew, and goes on. A text ends after `stop_token`, which is given too, and before a
-    stop string: while the end of a text may be the beginning of one, its tokens wait.
+    When a text outgrows the context, the model keeps only the newest tokens, half a context of
+    them, rereads those, and goes on. A text ends after `stop_token`, which is yielded too, and
+    before a stop string: while the end of a text may be the beginning of one, its tokens wait.
 
     `InputError`, when the first token is asked for: a prompt that is empty, longer than the
-    context or has an id outside of the vocabulary; a number that makes no sense.
+    context or has an id outside the vocabulary; a number that makes no sense.
     `FloatingPointError`: logits that are NaN or infinite."""
     from lm336 import fast_generation as fast
 
@@ -266,7 +266,7 @@ def generate(
     tokenizer: Tokenizer | None = None,  # as for `generate_stream`
     vocab_size: int | None = None,  # as for `generate_stream`
 ) -> list:  # prompt and new ids; for a batch a list of such lists
-    """Continue a prompt, or each of a batch of prompts. Errors and the full context as in
+    """Continue a prompt, or each of a batch of prompts. Errors, and a full context, as in
     `generate_stream`. A token in which a stop string begins is left out."""
     from lm336.fast_generation import as_rows
 

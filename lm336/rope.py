@@ -39,9 +39,9 @@ class RotaryEmbedding(nn.Module):
         self,
         theta: float,  # base of the wavelengths
         d_head: int,  # width of one head, even
-        max_seq_len: int,  # positions 0 .. max_seq_len - 1 are there
+        max_seq_len: int,  # the tables have positions 0 .. max_seq_len - 1
         device: torch.device | str | None = None,  # where the tables live
-        dtype: torch.dtype | None = None,  # of the model; the tables' is at least float32
+        dtype: torch.dtype | None = None,  # of the model; the tables have at least float32
     ):
         if d_head % 2:
             raise InputError(
@@ -69,8 +69,8 @@ class RotaryEmbedding(nn.Module):
         seq: int,  # number of positions in x
         token_positions: torch.Tensor | None,  # (..., seq) integers; None: 0 .. seq - 1
     ) -> tuple[torch.Tensor, torch.Tensor]:  # cos and sin, each (..., seq, d_head/2)
-        """The rows of both tables for these positions. `InputError` if the tables are too
-        short."""
+        """The rows of both tables for these positions. `InputError` if x is longer than the
+        tables; token_positions are not checked."""
         if token_positions is not None:
             return self.cos[token_positions], self.sin[token_positions]
         if seq > self.max_seq_len:
@@ -91,9 +91,9 @@ class RotaryEmbedding(nn.Module):
         return turned.flatten(-2).to(x.dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):
-        """Moved or converted (`.to`, `.double`, `.half`, `.to_empty`): the tables are computed
-        anew, as exactly as possible. Layers that share the module move it one after the other;
-        only the first call finds work to do."""
+        """Called by `.to`, `.double`, `.half` and `.to_empty`: compute the tables anew, as
+        exactly as possible. Layers that share the module move it one after the other; only
+        the first call finds work to do."""
         moved = fn(self.cos.new_empty(0))
         dtype = torch.promote_types(moved.dtype, torch.float32)
         if (moved.device, dtype) != (self.cos.device, self.cos.dtype):

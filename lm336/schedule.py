@@ -20,7 +20,8 @@ def cosine_schedule(
 ) -> float:
     """Learning rate of a step: linear warm-up, half a cosine, then the floor.
 
-    Loshchilov & Hutter 2017, eq. 5, without restarts. `InputError` for a wrong order."""
+    Loshchilov & Hutter 2017, eq. 5, without restarts. `InputError` for a negative
+    step, a floor above the peak, or a warm-up that is longer than the whole schedule."""
     if step < 0:
         raise InputError(f"step is {step}: at least 0 is needed")
     if not 0 <= min_lr <= max_lr < math.inf:

@@ -1,4 +1,4 @@
-"Texts in pieces: read whatever their size, cut between documents, split in two."
+"Texts in pieces: read at any size, cut between documents, split in two."
 
 import codecs
 import gzip
@@ -32,8 +32,8 @@ def decoded(
 ) -> Iterator[str]:
     """The text of a UTF-8 file, piece by piece.
 
-    A character that lies across two pieces waits for its rest. InputError if the file is not
-    UTF-8.
+    A character that lies across two pieces waits until it is complete. InputError if the file
+    is not UTF-8.
     """
     decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
     while piece := file.read(size):
@@ -84,7 +84,7 @@ def read_file(
 ) -> Iterator[str]:
     """The text of one file, piece by piece.
 
-    FileNotFoundError; InputError if it is not UTF-8, lacks the field or is of another kind.
+    FileNotFoundError; InputError if it is not UTF-8, lacks the field, or is of another kind.
     """
     check_text(path)
     if kind_of(path) == ".jsonl":
@@ -101,7 +101,7 @@ def read_file(
 def in_parts(
     chunks: Iterable[str],  # of any length
     size: int,  # characters
-) -> Iterator[str]:  # of at most so many
+) -> Iterator[str]:  # each of at most that length
     "The same text in shorter parts."
     for chunk in chunks:
         for start in range(0, len(chunk), size):
@@ -160,7 +160,7 @@ def between(
 
 
 class _Written(NamedTuple):
-    "A text in a file, and where each document begins that has another one before it."
+    "A text in a file, and where each of its documents but the first begins."
 
     chars: int  # in the whole text
     starts: array  # characters before each of these documents
@@ -171,12 +171,12 @@ def write_parts(
     pieces: Iterable[str],  # a text, cut anywhere
     first: Path,  # gets its beginning
     second: Path,  # gets its end
-    second_fraction: float,  # the share of the characters that the end should have
+    second_fraction: float,  # the share of the characters that should go to the end
     where: str | os.PathLike,  # the text's name in messages
 ) -> None:
     """Cut a text in two: at the start of the document nearest to the share that was asked for.
 
-    Where that would leave a part less than half of its share, the cut is within a document.
+    If that would leave a part less than half of its share, the cut is within a document.
     The text is read once, so it may come from a pipe: all of it goes to the first file, and
     once its length is known, its end is moved to the second. InputError if nothing can be
     moved.
@@ -220,12 +220,12 @@ def _cut(where: str | os.PathLike, text: _Written, fraction: float) -> tuple[int
         return cut, None
     share = 1 - text.starts[start] / text.chars
     if abs(share - fraction) > fraction / 2:
-        say_once(f"{where}: its last documents validate, {share:.0%} of the text")
+        say_once(f"{where}: its last documents, {share:.0%} of the text, are for validation")
     return text.starts[start], text.sizes[start]
 
 
 def _nearest_start(text: _Written, cut: int) -> int | None:
-    "Which of the starts is nearest to a cut; None if a part would get less than half."
+    "Which of the starts is nearest to a cut; None if a part would lose more than half."
     first = bisect_left(text.starts, cut / 2)
     after = bisect_right(text.starts, (cut + text.chars) / 2)
     return min(
@@ -246,7 +246,7 @@ def _bytes_before(path: Path, chars: int) -> int:
 
 
 def _move_end(whole: Path, end: Path, at: int) -> bool:
-    "Move everything after so many bytes to another file; False, and no move, in a marker."
+    "Move what follows so many bytes to another file; False, and no move, within a marker."
     separator = END_OF_TEXT.encode("utf-8")
     reach = len(separator) - 1
     begin = max(0, at - reach)

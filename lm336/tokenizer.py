@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Tokenizer:
     """Byte-level byte-pair encoding: text to token ids and back.
 
-    `decode(encode(text)) == text` for every text that is valid Unicode. InputError where
-    vocabulary, merges and special tokens do not fit.
+    `decode(encode(text)) == text` for every text that is valid Unicode. InputError if
+    vocabulary, merges and special tokens do not fit together.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class Tokenizer:
 
     @property
     def token_lengths(self) -> np.ndarray:  # int64 (vocab_size,)
-        "How many bytes of text each id has; 0 for special tokens, which are not text."
+        "How many bytes of text each id stands for; 0 for special tokens, which are not text."
         lengths = np.array([len(self.vocab[i]) for i in range(self.vocab_size)])
         lengths[list(self.special_ids.values())] = 0
         return lengths
 
     def to_json(self) -> dict:
-        "The tokenizer as Hugging Face's tokenizer.json has it."
+        "The tokenizer in the layout of Hugging Face's tokenizer.json."
         return to_json(self.vocab, self.merges, self.special_ids)
 
     @cached_property
     def _array_encoder(self) -> "ArrayEncoder":
-        "What encodes long texts and files, made when it is first needed."
+        "The encoder of long texts and files, made when it is first needed."
         from lm336.fast_bpe import ArrayEncoder
 
         return ArrayEncoder(self.vocab, self.merges, self.special_tokens)
@@ -159,7 +159,7 @@ def stream_pretokens(
     chunks: Iterable[str],  # a text, cut anywhere
     special_tokens: Sequence[str] = (),  # kept whole
 ) -> Iterator[str]:  # pre-tokens and special tokens
-    "The pieces of a text that comes in chunks, those of the whole, as they become certain."
+    "The pieces of a text that comes in chunks, the same as of the whole, each once certain."
     specials = special_regex(special_tokens)
     beginnings = {token[:i] for token in special_tokens for i in range(1, len(token))}
     longest = max(map(len, special_tokens), default=0)
@@ -208,7 +208,7 @@ def encode_iterable(
     self: Tokenizer,
     chunks: Iterable[str],  # a text, cut anywhere, such as an open file
 ) -> Iterator[int]:
-    "The ids of a text that comes in chunks, as they become certain: those of the whole."
+    "The ids of a text that comes in chunks, the same as of the whole, each once certain."
     for piece in stream_pretokens(chunks, self.special_tokens):
         ids = self._cache.get(piece)
         if ids is None:
@@ -236,7 +236,7 @@ def encode_blocks(
     self: Tokenizer,
     chunks: Iterable[str],  # a text, cut anywhere
 ) -> Iterator[np.ndarray]:  # uint16 or uint32
-    "As `encode_iterable`, in arrays of about 256,000 characters each, and much faster."
+    "As `encode_iterable`, much faster: an array of ids for about every 256,000 characters."
     return self._array_encoder.encode_blocks(chunks)
 
 
@@ -302,7 +302,7 @@ def train(
     "A tokenizer trained on a text: what `train_bpe` learns, and a `Tokenizer` around it."
     from lm336.fast_bpe import fast_train_bpe
 
-    # special tokens that cannot be are refused before the work
+    # reject impossible special tokens before the work
     cls({b: bytes([b]) for b in range(256)}, [], special_tokens)
     learned = fast_train_bpe(input_path, vocab_size, special_tokens, num_workers)
     return cls(*learned, special_tokens)
@@ -324,7 +324,7 @@ def _made_of(
     special_tokens: Sequence[str],
     where: str | os.PathLike,
 ) -> Tokenizer:
-    "A tokenizer; InputError names the file that it is made of."
+    "A tokenizer; InputError names the file that it is made from."
     try:
         return cls(vocab, merges, special_tokens)
     except InputError as error:

@@ -256,7 +256,7 @@ def test_a_context_that_no_memory_holds(saved, monkeypatch):
     Transformer.from_pretrained(saved[1])
     path = saved[1] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(context_length=2**24)))
-    with pytest.raises(InputError, match="needs 1.6 GB, the machine has 0.1: "):
+    with pytest.raises(InputError, match="needs 1.6 GB, but the machine has 0.1: "):
         Transformer.from_pretrained(saved[1])
 
 
