@@ -29,6 +29,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
+CHINESE = ROOT / "README.zh-CN.md"
 COLAB = "https://colab.research.google.com/github/lm336/lm336/blob/main/nbs/"
 MOST_WORDS, MOST_CODE = 2_000, 350  # of a chapter of the main line
 MAIN_LINE = range(16)
@@ -39,6 +40,9 @@ FACTS = re.compile(
     r"\[Open in Colab\]\([^)]+\))"
 )
 ON_THE_MAP = re.compile(r"(?m)^- \[([^\]]+)\]\((\d\d_\w+\.ipynb)\) (.+) · \*(.+)\*$")
+IN_CHINESE = re.compile(
+    r"(?m)^(- \[(\d\d) [^\]]+\]\(nbs/(\d\d_\w+\.ipynb)\) .+ · \*)\d+( 分钟\*)$"
+)
 EXERCISE = re.compile(r"### Exercise \d\d\.\d+: ")
 ANSWERED = re.compile(r"<summary>(Solution|Answer)</summary>")
 PICTURE = re.compile(r"!\[[^\]]*\]\([^)]+\)|<img |lm336-widget")
@@ -232,6 +236,16 @@ def on_the_map(text: str, found: list[Chapter]) -> str:
     return ON_THE_MAP.sub(entry, text)
 
 
+def on_the_chinese_map(text: str, found: list[Chapter]) -> str:
+    "README.zh-CN.md's map with the chapters' minutes; its titles are translated by hand."
+    minutes = {one.name: one.minutes for one in found}
+
+    def entry(old: re.Match) -> str:
+        return f"{old[1]}{minutes[old[3]]}{old[4]}" if old[3] in minutes else old[0]
+
+    return IN_CHINESE.sub(entry, text)
+
+
 def misnamed(text: str, titles: dict[str, str]) -> list[str]:
     "The links to a chapter that begin with a number and are not its title."
     links = re.findall(r"\[(?:← )?(\d\d [^\]]+?)(?: →)?\]\((\d\d_\w+\.ipynb)\)", text)
@@ -268,7 +282,7 @@ def write(names: list[str]) -> None:
 
 
 def write_map() -> None:
-    "The titles and minutes on the first page."
+    "The titles and minutes on the first page, and the minutes in README.zh-CN.md."
     found, path = chapters(), NBS / "index.ipynb"
     nb = json.loads(path.read_text(encoding="utf-8"))
     before = json.dumps(nb)
@@ -276,6 +290,9 @@ def write_map() -> None:
         source_of(cell, on_the_map("".join(cell["source"]), found))
     if json.dumps(nb) != before:
         save(path, nb)
+    old = CHINESE.read_text(encoding="utf-8")
+    if (new := on_the_chinese_map(old, found)) != old:
+        CHINESE.write_text(new, encoding="utf-8")
 
 
 def wrong_with(one: Chapter, last_line: str) -> list[str]:
@@ -335,6 +352,12 @@ def check_map(found: list[Chapter]) -> list[str]:
     lines = [line[0].replace("](", "](nbs/", 1) for line in ON_THE_MAP.finditer(text)]
     if not all(line in readme for line in lines):
         faults.append("README.md: the map differs from nbs/index.ipynb: run make readme")
+    text = CHINESE.read_text(encoding="utf-8")
+    if on_the_chinese_map(text, found) != text:
+        faults.append("README.zh-CN.md: the map's minutes differ: run make readme")
+    listed = [(number, name) for _, number, name, _ in IN_CHINESE.findall(text)]
+    if listed != [(one.name[:2], one.name) for one in found]:
+        faults.append("README.zh-CN.md: the map must have every chapter once, in order")
     return faults
 
 

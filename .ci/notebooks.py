@@ -26,6 +26,11 @@ from nbdev.config import get_config
 from nbdev.process import extract_directives
 from nbdev.processors import FilterDefaults
 
+LANGUAGES = "English · [简体中文](README.zh-CN.md)"
+LINKS = (
+    "**[Read it on the web]({site}/)**, where this panel is alive · "
+    "[Open the tour in Colab]({colab}tour.ipynb)"
+)
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -132,13 +137,19 @@ def readme():
         if cell.cell_type == "code":
             cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.M)
     body, _ = MarkdownExporter().from_notebook_node(nb)
+    panel = re.search(r'<p><img src="sampler\.png".*?</p>\n', body)
+    assert panel, "nbs/index.ipynb has no panel, <p><img src=\"sampler.png\" ...></p>"
+    body = body.replace(panel[0], "")
     body = re.sub(r"<script.*?</script>\n?", "", body)
-    body = re.sub(r'src="(\w+\.png)"', r'src="nbs/\1"', body)
-    body = re.sub(r"\]\((pictures/[\w-]+\.svg)\)", r"](nbs/\1)", body)
+    body = re.sub(r"(?m)^</?div\b.*\n?", "", body)  # columns of the site
+    body = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", r"](nbs/\1)", body)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
-    return f"# {matter['title']}\n\n{made}\n\n> {matter['description']}\n\n{body}\n"
+    picture = panel[0].strip().replace("sampler.png", "nbs/sampler.gif")
+    links = LINKS.format(site=cfg.doc_host + cfg.doc_baseurl, colab=chapters.COLAB)
+    parts = f"# {matter['title']}", made, LANGUAGES, f"> {matter['description']}"
+    return "\n\n".join([*parts, links, picture, body]) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,22 +55,33 @@ PAGE = """<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8">
 """
 
 
-def main(names):
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+@contextmanager
+def served(*names):
+    "The address of a page with one panel, for each name; what it needs is served beside it."
+    with tempfile.TemporaryDirectory() as folder:
         runpy.run_path(str(ROOT/".ci/site.py"))["assets"](Path(folder))
+        for name in names:
+            src, _ = PANELS[name]
+            source = f'data-src="{src}"' if src else ""
+            html = PAGE.format(name=name, source=source)
+            (Path(folder)/f"{name}.html").write_text(html)
         handler = partial(Quiet, directory=folder)
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}"
+        yield [f"{home}/{name}.html" for name in names]
+        server.shutdown()
+
+
+def main(names):
+    with served(*names) as addresses, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         page = browser.new_page(viewport=dict(width=760, height=900), device_scale_factor=1.5)
-        for name in names:
-            src, prepare = PANELS[name]
-            source = f'data-src="{src}"' if src else ""
-            html = PAGE.format(name=name, source=source)
-            (Path(folder)/f"{name}.html").write_text(html)
-            page.goto(f"http://127.0.0.1:{server.server_port}/{name}.html")
+        for name, address in zip(names, addresses, strict=True):
+            _, prepare = PANELS[name]
+            page.goto(address)
             panel = page.locator(".lm336")
             panel.wait_for()
             prepare(panel)
