@@ -405,7 +405,8 @@ class _TokenReader:
         self.oracle = oracle
         self.start: list[_Hypothesis] = [((), b"", oracle._start)]
         self.encode, self.end = tokenizer.encode, tokenizer.end_of_text_id
-        self.symbols = {i: [*token] for i, token in tokenizer.vocab.items()} | {self.end: [END]}
+        self.symbols = {i: [*token] for i, token in tokenizer.vocab.items()}
+        self.symbols[self.end] = [END]
         self.known: dict[str, tuple[int, ...]] = {}  # pre-token -> ids
 
     def ids(self, pretoken: str) -> tuple[int, ...]:
