@@ -172,6 +172,14 @@ def test_tokens_are_those_of_an_enumeration(bodies, num_merges):
     check_tokens(oracle, tokenizer_of(list(told)[::2], num_merges), told)
 
 
+def test_an_apostrophe_waits_for_its_contraction():
+    grammar = StoryGrammar("# p\na['|'l|'ll|'la|'v|'ve|'rr|'re|'s|'sa] b")
+    merges = [(b"'", b"l"), (b"'", b"r"), (b"l", b"l"), (b"v", b"e")]
+    tokenizer = Tokenizer(build_vocab(merges, [END_OF_TEXT]), merges, [END_OF_TEXT])
+    ends = ["", "l", "ll", "la", "v", "ve", "rr", "re", "s", "sa"]
+    check_tokens(Oracle(grammar), tokenizer, {f"a'{end} b\n": 0.1 for end in ends})
+
+
 def test_a_token_excludes_the_words_that_would_have_another():
     merges = [(b"t", b"h"), (b"th", b"e")]
     tokenizer = Tokenizer(build_vocab(merges, [END_OF_TEXT]), merges, [END_OF_TEXT])
