@@ -180,8 +180,8 @@ def test_special_tokens_are_boundaries_without_counts(tmp_path, train):
         (300, END_OF_TEXT, "give a list"),
         (300, ["x" * 1001], "1,001 characters; at most 1,000"),
         (300, ["a\ud800"], "half a character"),
-        (300, [5], "contains 5; give strings"),
-        (300, [None], "contains None; give strings"),
+        (300, [5], "contains 5; give non-empty strings"),
+        (300, [None], "contains None; give non-empty strings"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, train, size, specials, message):

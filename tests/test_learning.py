@@ -49,7 +49,7 @@ def test_a_target_outside_the_vocabulary_is_refused(bad):
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="one for each row"):
+    with pytest.raises(InputError, match="one target for each row"):
         token_nats(torch.zeros(2, 3, 10), torch.zeros(2, 4, dtype=torch.long))
 
 
