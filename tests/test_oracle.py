@@ -99,7 +99,7 @@ def test_next_bytes_are_a_distribution_and_the_surprise_is_theirs(grammar, oracl
             symbol = data[at] if at < len(data) else END
             assert math.isclose(found.sum(), 1, rel_tol=0, abs_tol=1e-12)
             assert math.isclose(-math.log2(found[symbol]), bits[at], abs_tol=1e-9)
-        assert oracle.log2_prob(story[:at]) <= 0
+            assert oracle.log2_prob(story[:at]) <= 0
 
 
 # ---------------------------------------------------------------- what is refused
