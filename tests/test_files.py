@@ -537,7 +537,7 @@ def test_a_log_is_found_in_a_clone_and_in_an_installed_package(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for name in ("experiments", "tokenizer"):
         assert read_json_lines(log_file(name))
-    with pytest.raises(FileNotFoundError, match=r"without a log 'nothing'; it has .*tokenizer"):
+    with pytest.raises(FileNotFoundError, match=r"a log 'nothing'; it has .*tokenizer"):
         log_file("nothing")
     package = tmp_path / "lm336"
     (package / "logs").mkdir(parents=True)
