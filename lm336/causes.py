@@ -258,4 +258,4 @@ def judge(
         begin += size
     letter = begin + (data[begin] == 32)  # a token may begin with a space
     pieces = _pieces(oracle.grammar, data[: min(letter, at)], False)
-    return Judgement(False, at, _cause(pieces, data, begin, begin + 1, _starts(data)).cause)
+    return Judgement(False, at, _cause(pieces, data, begin, letter + 1, _starts(data)).cause)

@@ -141,6 +141,23 @@ def test_a_generated_text_is_judged(small, letters, wrong, at, cause):
     assert judge(Oracle(small), letters, wrong) == (cause == "", at, cause)
 
 
+def test_a_word_that_agrees_with_nothing_is_blamed_on_agreement(oracle, tokenizer):
+    "In whatever place: a colour, a toy or a child that was named before returns as another."
+    blamed = 0
+    for story in sampled(oracle.grammar, 30, seed=4):
+        ids = [*tokenizer.encode(story), tokenizer.end_of_text_id]
+        for at, cause in enumerate(token_causes(oracle.grammar, tokenizer, ids)):
+            if cause.name == "agreement" and cause.about in ("day", "toy", "instrument"):
+                before = tokenizer.decode(ids[:at])
+                judged = judge(oracle, tokenizer, f"{before} zebra")
+                if judged.at == len(before):  # no space before the name
+                    continue
+                assert judged == (False, len(before) + 1, "agreement")
+                blamed += 1
+                break
+    assert blamed > 5
+
+
 def test_an_unfinished_text_may_go_on(small, letters):
     told = judge(Oracle(small), letters, STORY[:20], ended=False)
     assert told == (True, 20, "")
