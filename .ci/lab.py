@@ -11,7 +11,7 @@ import nbformat
 sys.path.insert(0, str(Path(__file__).parent))
 from notebooks import as_committed  # noqa: E402
 
-c = get_config()  # noqa: F821: JupyterLab's, where it runs this file
+c = get_config()  # noqa: F821
 
 
 def clean(model, **_):
