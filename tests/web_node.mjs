@@ -5,6 +5,7 @@ import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
 import { darts, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
+import { Trainer } from "../lm336/web/train.js";
 
 globalThis.fetch = async (url, { signal } = {}) => {                // Node's own takes no file: addresses
   await new Promise(setImmediate);
@@ -64,6 +65,23 @@ const commands = {
   },
   sample: ({ logits, dart, seen, ...settings }) => sample(Float32Array.from(logits, Number), dart, samplingConfig(settings), seen),
   logProbability: ({ logits, id }) => logProbability(Float32Array.from(logits), id),
+  // Updates on batches, one after the other: their losses, the last gradients, the weights, and the loss of the last batch after.
+  train({ config, settings, weights, batches }) {
+    const floats = named => Object.fromEntries(Object.entries(named).map(([name, x]) => [name, Float32Array.from(x)]));
+    const lists = named => Object.fromEntries(Object.entries(named).map(([name, x]) => [name, Array.from(x)]));
+    const trainer = new Trainer(config, settings, weights && floats(weights)), losses = [], norms = [];
+    let parts = 0;
+    for (const batch of batches) {
+      for (const _ of trainer.step(batch)) parts++;
+      losses.push(trainer.loss);
+      norms.push(trainer.norm);
+    }
+    const steps = trainer.measure(batches.at(-1));
+    let after;
+    do after = steps.next(); while (!after.done);
+    const { simd } = trainer.kernels;
+    return { losses, norms, parts, simd, after: after.value, gradients: lists(trainer.gradients), weights: lists(trainer.weights) };
+  },
   darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
 };
 
