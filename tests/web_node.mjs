@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
-import { darts, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
+import { uniforms, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 import { Trainer } from "../lm336/web/train.js";
 
@@ -63,7 +63,7 @@ const commands = {
     const { ids, probabilities } = distribution(Float32Array.from(logits, Number), samplingConfig(settings), count, seen);
     return [Array.from(ids), Array.from(probabilities)];
   },
-  sample: ({ logits, dart, seen, ...settings }) => sample(Float32Array.from(logits, Number), dart, samplingConfig(settings), seen),
+  sample: ({ logits, uniform, seen, ...settings }) => sample(Float32Array.from(logits, Number), uniform, samplingConfig(settings), seen),
   logProbability: ({ logits, id }) => logProbability(Float32Array.from(logits), id),
   // Updates on batches, one after the other: their losses, the last gradients, the weights, and the loss of the last batch after.
   train({ config, settings, weights, batches }) {
@@ -82,7 +82,7 @@ const commands = {
     const { simd } = trainer.kernels;
     return { losses, norms, parts, simd, after: after.value, gradients: lists(trainer.gradients), weights: lists(trainer.weights) };
   },
-  darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
+  uniforms({ seed, count }) { const next = uniforms(seed); return Array.from({ length: count }, () => next()); },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

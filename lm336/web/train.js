@@ -11,7 +11,7 @@
 // Numbers live in one memory, that of kernels.js; a name like `x` is the place where an array begins there.
 import { cosineSchedule } from "./cosine.js";
 import { makeKernels } from "./kernels.js";
-import { darts } from "./sampling.js";
+import { uniforms } from "./sampling.js";
 
 // Named as the fields of TrainingConfig; the gradient whose norm is held to max_grad_norm is that of the loss per story.
 export const DEFAULTS = {
@@ -85,7 +85,7 @@ export class Trainer {
 
   // Weights as drawn in Python: embeddings of variance 1, matrices of variance 2 / (in + out), all cut at three standard deviations.
   begin(weights) {
-    const next = darts(this.settings.seed), mine = this.weights;
+    const next = uniforms(this.settings.seed), mine = this.weights;
     for (const [name, [rows, columns]] of Object.entries(this.shapes)) {
       const w = mine[name], own = name === "token_embeddings.weight" && !this.config.tie_embeddings;
       const total = name.startsWith("layers") ? rows : this.config.vocab_size;
