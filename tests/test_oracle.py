@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm336.automaton import END, castings
 from lm336.bpe import build_vocab, count_pretokens, learn_merges
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.grammar import StoryGrammar
-from lm336.oracle import END, Oracle, StoryReader, _castings
+from lm336.oracle import Oracle, StoryReader
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer
 
@@ -79,7 +80,7 @@ def test_castings_are_counted(candidates):
         members = [m for m in range(5) if left[0] >> m & 1 and m not in taken]
         return sum(count(left[1:], {*taken, m}) for m in members)
 
-    assert _castings(candidates) == count(candidates, set())
+    assert castings(candidates) == count(candidates, set())
 
 
 # ---------------------------------------------------------------- the stories of this book
