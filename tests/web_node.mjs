@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
 import { StoryGrammar } from "../lm336/web/grammar.js";
-import { darts, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
+import { uniforms, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 
 globalThis.fetch = async (url, { signal } = {}) => {                // Node's own takes no file: addresses
@@ -35,7 +35,7 @@ const commands = {
   value: async ([module, name]) => (await import(`../lm336/web/${module}`))[name],
   // All that a grammar says: of itself; of these numbers, stories and beginnings; and some stories of its own.
   grammar({ text, numbers = [], stories = [], beginnings = [], seed = 0, samples = 0, words = false, whole = true }) {
-    const grammar = new StoryGrammar(text), { entropyBits, meanBytes, bitsPerByte } = grammar, random = darts(seed);
+    const grammar = new StoryGrammar(text), { entropyBits, meanBytes, bitsPerByte } = grammar, random = uniforms(seed);
     return { entropyBits, meanBytes, bitsPerByte, ambiguous: whole ? grammar.ambiguousText() : undefined, unnamed: grammar.unnamed(),
       told: numbers.map(some => grammar.tell(ways => some.shift() % ways)), prices: stories.map(story => grammar.log2Prob(story)),
       next: beginnings.map(text => Object.fromEntries(grammar.next(text))),
@@ -72,9 +72,9 @@ const commands = {
     const { ids, probabilities } = distribution(Float32Array.from(logits, Number), samplingConfig(settings), count, seen);
     return [Array.from(ids), Array.from(probabilities)];
   },
-  sample: ({ logits, dart, seen, ...settings }) => sample(Float32Array.from(logits, Number), dart, samplingConfig(settings), seen),
+  sample: ({ logits, uniform, seen, ...settings }) => sample(Float32Array.from(logits, Number), uniform, samplingConfig(settings), seen),
   logProbability: ({ logits, id }) => logProbability(Float32Array.from(logits), id),
-  darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
+  uniforms({ seed, count }) { const next = uniforms(seed); return Array.from({ length: count }, () => next()); },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
