@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
+import { StoryGrammar } from "../lm336/web/grammar.js";
 import { uniforms, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 import { Trainer } from "../lm336/web/train.js";
@@ -32,6 +33,15 @@ const commands = {
   }),
   // A function of a widget's module.
   call: async ([module, name, ...rest]) => (await import(`../lm336/web/${module}`))[name](...rest),
+  value: async ([module, name]) => (await import(`../lm336/web/${module}`))[name],
+  // All that a grammar says: of itself; of these numbers, stories and beginnings; and some stories of its own.
+  grammar({ text, numbers = [], stories = [], beginnings = [], seed = 0, samples = 0, words = false, whole = true }) {
+    const grammar = new StoryGrammar(text), { entropyBits, meanBytes, bitsPerByte } = grammar, random = uniforms(seed);
+    return { entropyBits, meanBytes, bitsPerByte, ambiguous: whole ? grammar.ambiguousText() : undefined, unnamed: grammar.unnamed(),
+      told: numbers.map(some => grammar.tell(ways => some.shift() % ways)), prices: stories.map(story => grammar.log2Prob(story)),
+      next: beginnings.map(text => Object.fromEntries(grammar.next(text))),
+      sampled: Array.from({ length: samples }, () => grammar.sample(random)), ...words && grammar.words() };
+  },
   async load(folder) {
     const progress = [];
     model = await Model.load(`file://${folder}`, (...both) => progress.push(both));
