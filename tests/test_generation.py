@@ -173,7 +173,7 @@ def brute_force(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
     return [probabilities().get(i, 0.0) for i in range(len(logits))]
 
 
-# where a uniform number or a nucleus ends on a border, rounding decides: these stay clear of that
+# where a uniform number or a nucleus ends on a border, rounding decides: these stay clear
 @settings(deadline=None, max_examples=200)
 @given(
     st.integers(1, 30),

@@ -228,7 +228,7 @@ HOW = [
 
 @pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_same_seed_tells_the_same_story(node, tmp_path, how):
-    "With few tokens: among many, one uniform number in ten thousand falls too near to a border."
+    "With few tokens: among many, one number in ten thousand falls too near to a border."
     model = save(sharp_model(ODD), tmp_path)
     node("load", str(tmp_path))
     for seed in (0, 7, 2**32 + 5):
