@@ -82,7 +82,8 @@ def test_whole_words_have_the_cause_of_their_first_letter(small):
     ]
     assert [cause.name for cause in second] == [
         "cast", "plot", "cast", "word lists", "plot", "word lists", "plot", "word lists",
-        "spelling", "plot", "agreement", "plot", "plot", "plot", "agreement", "plot", "end", "end",
+        "spelling", "plot", "agreement", "plot", "plot", "plot", "agreement", "plot", "end",
+        "end",
     ]
     assert second[10] == Cause("agreement", "person", 10)
     assert second[14] == Cause("agreement", "person", 4)
