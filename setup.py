@@ -23,10 +23,10 @@ def absolute_links(markdown: str) -> str:
     return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#|mailto:)", rf"\1{FILES}", markdown)
 
 
-class BuildWithStories(build_py):
-    """The package, with the trained model of data/demo as lm336/stories.
+class BuildWithData(build_py):
+    """The package, with the model of data/demo as lm336/stories, and the logs as lm336/logs.
 
-    The repository holds the model once, beside the data; an editable install reads it there.
+    The repository holds them once, elsewhere; an editable install reads them there.
     """
 
     def run(self):
@@ -35,6 +35,10 @@ class BuildWithStories(build_py):
             target = Path(self.build_lib) / cfg["lib_name"] / "stories"
             hidden = shutil.ignore_patterns(".*")
             shutil.copytree(ROOT / "data" / "demo", target, dirs_exist_ok=True, ignore=hidden)
+            logs = Path(self.build_lib) / cfg["lib_name"] / "logs"
+            logs.mkdir(parents=True, exist_ok=True)
+            for path in [*ROOT.glob("data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")]:
+                shutil.copy(path, logs)
 
 
 setup(
@@ -72,7 +76,7 @@ setup(
     ],
     packages=find_packages(include=["lm336", "lm336.*"]),
     package_data={cfg["lib_name"]: ["*.pyi", "*.txt", "py.typed", "presets/*.json", "web/*"]},
-    cmdclass={"build_py": BuildWithStories},
+    cmdclass={"build_py": BuildWithData},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

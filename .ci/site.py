@@ -217,23 +217,12 @@ def drawn(found: re.Match) -> str:
 
 
 def box(found: re.Match, name: str) -> str:
-    "The line of facts as a box; with what Colab's machine lacks, and the notebook itself."
-    folder = CFG.git_url.split("/")[-1]
+    "The line of facts as a box, with the notebook itself."
     facts = "\n\n".join(found["by_hand"].split(" · "))
     return f"""::: {{.lm336-facts}}
 {facts}
 
 {found["counted"]} · [Download the notebook](notebooks/{name})
-
-<details><summary>In Colab, run this first</summary>
-
-```
-!git clone -q --depth 1 {CFG.git_url}
-%cd {folder}/nbs
-%pip install -q ..
-```
-
-</details>
 :::"""
 
 

@@ -323,7 +323,7 @@ def page_of(stem):
     (path,) = [
         path
         for path in NBS.glob("*.ipynb")
-        if f'"#| default_exp {stem}"' in path.read_text(encoding="utf-8")
+        if re.search(rf'"#\| default_exp {stem}\b', path.read_text(encoding="utf-8"))
     ]
     return path.name, re.sub(r"^\d+_", "", path.stem) + ".html"
 
@@ -487,7 +487,9 @@ def test_a_page_begins_with_the_facts_in_a_box(proc):
     for path in [*sorted(proc.glob("[0-9]*.ipynb")), proc / "tour.ipynb"]:
         found = [one for one in documents(path) if one.startswith("::: {.lm336-facts}")]
         assert len(found) == 1, path.name
-        assert f"notebooks/{path.name}" in found[0] and "git clone" in found[0]
+        assert f"notebooks/{path.name}" in found[0] and "colab." in found[0]
+        code = ["".join(cell["source"]) for cell in cells(path, "code")]
+        assert not [text for text in code if "%pip" in text]
 
 
 class Code(HTMLParser):

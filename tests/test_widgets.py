@@ -130,7 +130,7 @@ def test_the_schedule_is_pythons(node, high, share, warmup, more):
     schedule = high, high * share, warmup, warmup + more
     steps = [0, warmup, warmup + more // 2, warmup + more, warmup + more + 1, 1000]
     shown = [
-        node("call", ["schedule.js", "cosineSchedule", step, *schedule]) for step in steps
+        node("call", ["cosine.js", "cosineSchedule", step, *schedule]) for step in steps
     ]
     assert shown == pytest.approx(
         [cosine_schedule(step, *schedule) for step in steps], rel=0, abs=1e-15
