@@ -1,4 +1,5 @@
 "Installation: everything it says is read from settings.ini, which nbdev reads too."
+import json
 import re
 import shutil
 from configparser import ConfigParser
@@ -24,21 +25,30 @@ def absolute_links(markdown: str) -> str:
 
 
 class BuildWithData(build_py):
-    """The package, with the model of data/demo as lm336/stories, and the logs as lm336/logs.
+    """The package with what its notebooks read wherever they are.
 
-    The repository holds them once, elsewhere; an editable install reads them there.
+    The model of data/demo is in lm336/stories, the logs are in lm336/logs, and the chapters,
+    for their exercises, without outputs in lm336/chapters. The repository holds them once,
+    elsewhere; an editable install reads them there.
     """
 
     def run(self):
         super().run()
-        if not self.editable_mode:
-            target = Path(self.build_lib) / cfg["lib_name"] / "stories"
-            hidden = shutil.ignore_patterns(".*")
-            shutil.copytree(ROOT / "data" / "demo", target, dirs_exist_ok=True, ignore=hidden)
-            logs = Path(self.build_lib) / cfg["lib_name"] / "logs"
-            logs.mkdir(parents=True, exist_ok=True)
-            for path in [*ROOT.glob("data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")]:
-                shutil.copy(path, logs)
+        if self.editable_mode:
+            return
+        package, hidden = Path(self.build_lib) / cfg["lib_name"], shutil.ignore_patterns(".*")
+        model = ROOT / "data" / "demo"
+        shutil.copytree(model, package / "stories", dirs_exist_ok=True, ignore=hidden)
+        for name in ("logs", "chapters"):
+            (package / name).mkdir(parents=True, exist_ok=True)
+        for path in [*ROOT.glob("data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")]:
+            shutil.copy(path, package / "logs")
+        for path in ROOT.glob("nbs/[0-9][0-9]_*.ipynb"):
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            for cell in notebook["cells"]:
+                cell |= {"outputs": []} if cell["cell_type"] == "code" else {}
+            text = json.dumps(notebook, ensure_ascii=False)
+            (package / "chapters" / path.name).write_text(text, encoding="utf-8")
 
 
 setup(

@@ -69,6 +69,7 @@ def check_wheel(wheel: Path):
         metadata = archive.read(described).decode()
     wanted = {f"lm336/stories/{path.name}" for path in (ROOT / "data/demo").glob("[!.]*")}
     wanted |= {f"lm336/logs/{path.name}" for path in logs()} | package_files()
+    wanted |= {f"lm336/chapters/{path.name}" for path in chapters()}
     assert wanted <= names, f"{wheel.name} lacks {sorted(wanted - names)}"
     for field in (
         "License-Expression: Apache-2.0",
@@ -87,13 +88,18 @@ def check_sdist(sdist: Path):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = package_files() | {"settings.ini", "setup.py", "README.md", "LICENSE"}
     wanted |= {f"data/demo/{path.name}" for path in (ROOT / "data/demo").glob("[!.]*")}
-    wanted |= {path.relative_to(ROOT).as_posix() for path in logs()}
+    wanted |= {path.relative_to(ROOT).as_posix() for path in [*logs(), *chapters()]}
     assert wanted <= names, f"{sdist.name} lacks {sorted(wanted - names)}"
 
 
 def logs() -> list[Path]:
     "The logs that chapters read."
     return [*ROOT.glob("data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")]
+
+
+def chapters() -> list[Path]:
+    "The notebooks whose exercises come with the package."
+    return list(ROOT.glob("nbs/[0-9][0-9]_*.ipynb"))
 
 
 def package_files() -> set[str]:

@@ -275,6 +275,16 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
     write_nb(nb, path)
 
 
+def to_be_downloaded(text: str) -> str:
+    "A notebook as it can be read alone: its pictures and links are the repository's and ours."
+    raw = CFG.git_url.replace("github.com", "raw.githubusercontent.com")
+    raw += f"/{CFG.branch}/nbs/"
+    text = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", rf"]({raw}\1)", text)
+    text = re.sub(r'(src=\\")(\w+\.png)', rf"\1{raw}\2", text)
+    text = re.sub(r"\]\((?:\d\d_)?(\w+)\.ipynb", rf"]({HOME}\1.html", text)
+    return re.sub(r"\]\(\.\./(lm336/[\w/]+\.\w+)", rf"]({GITHUB}\1", text)
+
+
 def assets(to):
     """The modules of the page, the demo model in the form that they load, and the run of the
     learning slider."""
@@ -337,8 +347,8 @@ def render():
             shutil.copytree(PROC/name, DOCS/name, dirs_exist_ok=True)
     (DOCS/"notebooks").mkdir(exist_ok=True)
     for path in NBS.glob("*.ipynb"):
-        shutil.copy(path, DOCS/"notebooks")
-    shutil.copytree(NBS/"pictures", DOCS/"notebooks/pictures", dirs_exist_ok=True)
+        text = to_be_downloaded(path.read_text(encoding="utf-8"))
+        (DOCS/"notebooks"/path.name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def test_a_notebook_begins_with_what_lets_it_run_alone(path):
     assert chapters.check_setup(path) == []
 
 
+@pytest.mark.parametrize("one", FOUND, ids=[one.name for one in FOUND])
+def test_no_picture_of_a_panel_claims_to_be_alive(one):
+    "Before its first panel a chapter says what stands there in JupyterLab: a picture."
+    panels = [text for kind, text in one.cells if "lm336-widget" in text]
+    before = panels[0].partition("<div")[0] if panels else "in JupyterLab a picture"
+    assert "JupyterLab" in before and "picture" in before
+
+
 def test_what_a_notebook_lacks_beside_lm336():
     code = ["import tiktoken.load, os, numpy as np"]
     code += ["if a:\n    %pip install b\n    import c.d"]

@@ -26,7 +26,7 @@ MAIN_LINE = [
 UNDER_THE_HOOD = [
     "grammar", "download",
     "fast_bpe", "fast_model", "fast_training", "fast_generation",
-    "accounting", "automaton",
+    "accounting", "backward", "automaton",
 ]
 BEHIND = [
     "oracle", "causes", "report", "experiments", "scaling", "bug_zoo",
