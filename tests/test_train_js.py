@@ -13,8 +13,8 @@ import torch
 from torch.nn.functional import cross_entropy, silu
 
 from lm336.adamw import AdamW, clip_grad_norm_
-from lm336.loss import token_nats
 from lm336.grammar import StoryGrammar
+from lm336.loss import token_nats
 from lm336.schedule import cosine_schedule
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_shapes
@@ -163,7 +163,7 @@ def test_one_row_stands_for_all_ids_that_never_occur(node):
     stories = random_stories(few, 5, 2)
     expected = loss_of(whole, config, stories)
     expected.backward()
-    found = trained(node, config, [stories], weights, used=used)
+    found = trained(node, config, [stories], whole, used=used)
     assert found["losses"][0] == pytest.approx(expected.item(), rel=1e-6)
     for name in weights.keys() - {"token_embeddings.weight"}:  # a row that is never read
         assert_same(found["gradients"][name], weights[name].grad, 1e-5)
@@ -344,7 +344,6 @@ def test_pause_step_and_resume(node):
     assert rates[3] > 10 * rates[2], "a rate that was set while it was paused"
 
 
-
 def of_ids(probe):
     return {bar["id"]: bar["probability"] for bar in probe["bars"]}
 
@@ -457,7 +456,10 @@ def test_what_the_worker_refuses(node, downloaded):
         (START | dict(num_heads=3), "3 heads cannot share a width of 32"),
         (load | dict(files={}), "The folder has no config.json"),
         (load | dict(files=files | {"tokenizer.json": [1]}), "tokenizer.json is damaged"),
-        (load | dict(files=files | {"config.json": wide}), "do not fit config.json: token_embeddings"),
+        (
+            load | dict(files=files | {"config.json": wide}),
+            "do not fit config.json: token_embeddings",
+        ),
         (load | dict(files=files | {"model.safetensors": [0] * 9}), "is truncated"),
     ):
         assert words in refusal(node, message)
