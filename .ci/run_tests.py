@@ -64,7 +64,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", type=int, default=2, help="notebooks, then test files, at a time")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="notebooks, then test files, at a time"
+    )
     parser.add_argument(
         "--tests", nargs=argparse.REMAINDER, default=[], help="further arguments for pytest"
     )
