@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COSTUMES := test-avx2 test-float32 test-bfloat16 test-threads
 
 .NOTPARALLEL:
-.PHONY: help about-demo about-test demo test $(COSTUMES) test-orders test-installed lab student docs bench readme notebooks clean quarto
+.PHONY: help about-demo about-test demo test $(COSTUMES) test-orders test-installed lab hooks student docs bench readme notebooks clean quarto
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -40,8 +40,12 @@ test-orders: $(VENV)/dev        ## the tests in three other orders, as another u
 test-installed: $(VENV)/dev     ## sdist and wheel, installed and tried where nothing else is; three minutes
 	@$(BIN)/python .ci/installed.py --torch '$(TORCH)'
 
-lab: $(VENV)/dev                ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+lab: $(VENV)/dev                ## the notebooks in JupyterLab; make lab ARGS="--no-browser --port 9999"
+	$(BIN)/jupyter lab --config .ci/lab.py $(ARGS)
+
+hooks: $(VENV)/dev              ## git merges notebooks cell by cell, by nbdev
+	git config merge.nbdev-merge.name "notebooks, cell by cell"
+	git config merge.nbdev-merge.driver '$(abspath $(BIN))/nbdev_merge %O %A %B %P'
 
 student: $(VENV)/dev            ## the notebooks without answers, to hand out: a folder student
 	$(BIN)/python .ci/student.py student

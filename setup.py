@@ -1,4 +1,5 @@
 "Installation: everything it says is read from settings.ini, which nbdev reads too."
+import json
 import re
 import shutil
 from configparser import ConfigParser
@@ -23,18 +24,31 @@ def absolute_links(markdown: str) -> str:
     return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#|mailto:)", rf"\1{FILES}", markdown)
 
 
-class BuildWithStories(build_py):
-    """The package, with the trained model of data/demo as lm336/stories.
+class BuildWithData(build_py):
+    """The package with what its notebooks read wherever they are.
 
-    The repository holds the model once, beside the data; an editable install reads it there.
+    The model of data/demo is in lm336/stories, the logs are in lm336/logs, and the chapters,
+    for their exercises, without outputs in lm336/chapters. The repository holds them once,
+    elsewhere; an editable install reads them there.
     """
 
     def run(self):
         super().run()
-        if not self.editable_mode:
-            target = Path(self.build_lib) / cfg["lib_name"] / "stories"
-            hidden = shutil.ignore_patterns(".*")
-            shutil.copytree(ROOT / "data" / "demo", target, dirs_exist_ok=True, ignore=hidden)
+        if self.editable_mode:
+            return
+        package, hidden = Path(self.build_lib) / cfg["lib_name"], shutil.ignore_patterns(".*")
+        model = ROOT / "data" / "demo"
+        shutil.copytree(model, package / "stories", dirs_exist_ok=True, ignore=hidden)
+        for name in ("logs", "chapters"):
+            (package / name).mkdir(parents=True, exist_ok=True)
+        for path in [*ROOT.glob("data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")]:
+            shutil.copy(path, package / "logs")
+        for path in ROOT.glob("nbs/[0-9][0-9]_*.ipynb"):
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            for cell in notebook["cells"]:
+                cell |= {"outputs": []} if cell["cell_type"] == "code" else {}
+            text = json.dumps(notebook, ensure_ascii=False)
+            (package / "chapters" / path.name).write_text(text, encoding="utf-8")
 
 
 setup(
@@ -72,7 +86,7 @@ setup(
     ],
     packages=find_packages(include=["lm336", "lm336.*"]),
     package_data={cfg["lib_name"]: ["*.pyi", "*.txt", "py.typed", "presets/*.json", "web/*"]},
-    cmdclass={"build_py": BuildWithStories},
+    cmdclass={"build_py": BuildWithData},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

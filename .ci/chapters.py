@@ -15,6 +15,10 @@ replaces are written by hand; the rest is counted. The minutes are words / 180 +
 / 12: the words of the Markdown and the lines of code that a reader passes, without exercises,
 without what is folded (imports, and cells with `#| code-fold: true`). The seconds are those
 that the chapter's last code cell printed.
+
+The first code cell of every notebook, the one with `#| default_exp` where there is one,
+installs what the notebook imports and the machine lacks. It is written here, JupyterLab hides
+it, and the site leaves it out.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import ast
 import json
 import re
 import sys
+from configparser import ConfigParser
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +48,21 @@ ON_THE_MAP = re.compile(r"(?m)^- \[([^\]]+)\]\((\d\d_\w+\.ipynb)\) (.+) · \*(.+
 IN_CHINESE = re.compile(
     r"(?m)^(- \[(\d\d) [^\]]+\]\(nbs/(\d\d_\w+\.ipynb)\) .+ · \*)\d+( 分钟\*)$"
 )
+SETUP = """\
+# Installs what is missing, as in Colab; in a clone, lm336 lies beside this folder.
+import sys
+from importlib.util import find_spec
+from os.path import exists
+
+if not find_spec("lm336"):
+    source = "-e .." if exists("../setup.py") else "git+https://github.com/lm336/lm336"
+    %pip install -q {source}
+    sys.path.append("..")
+"""
+EXTRA = """\
+if not find_spec("NAME"):
+    %pip install -q NAME
+"""
 EXERCISE = re.compile(r"### Exercise \d\d\.\d+: ")
 ANSWERED = re.compile(r"<summary>(Solution|Answer)</summary>")
 PICTURE = re.compile(r"!\[[^\]]*\]\([^)]+\)|<img |lm336-widget")
@@ -65,6 +85,11 @@ def directives(source: str) -> list[str]:
     return [line for line in source.splitlines() if line.startswith("#|")]
 
 
+def parsed(source: str) -> ast.Module:
+    "The syntax of a code cell; magics are no Python."
+    return ast.parse(re.sub(r"(?m)^([ \t]*)[%!].*", r"\1pass", source))
+
+
 def imports(statement: ast.stmt) -> bool:
     "Whether a statement imports, or does what only type checkers read."
     if isinstance(statement, ast.If):
@@ -75,16 +100,61 @@ def imports(statement: ast.stmt) -> bool:
 def only_imports(source: str) -> bool:
     "Whether a code cell does nothing but import."
     try:
-        body = ast.parse(re.sub(r"(?m)^[%!].*", "pass", source)).body
+        body = parsed(source).body
     except SyntaxError:
         return False
     return bool(body) and all(map(imports, body))
 
 
+def is_setup(source: str) -> bool:
+    "Whether a code cell is the one that installs what is missing."
+    return SETUP in source + "\n"
+
+
+def is_hidden(source: str) -> bool:
+    "Whether JupyterLab shows a code cell only when asked."
+    return only_imports(source) or is_setup(source)
+
+
 def is_folded(source: str) -> bool:
-    "Whether the page shows a code cell only when asked: imports, and what says so itself."
+    "Whether the page shows a code cell only when asked, or never."
     says_so = [re.match(r"#\| *code-fold: *true", line) for line in directives(source)]
-    return only_imports(source) or any(says_so)
+    return is_hidden(source) or any(says_so)
+
+
+def provided() -> set[str]:
+    "The modules that are there where lm336 is installed and a notebook runs."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    required = settings["DEFAULT"]["requirements"].split()
+    names = {re.split(r"[<>=!~]", one)[0] for one in required}
+    return {"lm336", "IPython", "traitlets", *names, *sys.stdlib_module_names}
+
+
+def lacking(code: list[str]) -> list[str]:
+    "What these cells import that does not come with lm336."
+    found = set()
+    for node in (node for text in code for node in ast.walk(parsed(text))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(f"{node.module}".split(".")[0])
+    return sorted(found - provided())
+
+
+def setup_at(nb: dict) -> int | None:
+    "Where a notebook's first code cell is, or should be; None for one without code."
+    code = [at for at, cell in enumerate(nb["cells"]) if cell["cell_type"] == "code"]
+    return code[0] if code else None
+
+
+def setup_of(nb: dict) -> str:
+    "What the first code cell of a notebook with code should be."
+    code = ["".join(one["source"]) for one in nb["cells"] if one["cell_type"] == "code"]
+    first = code[0].splitlines()[0]
+    directive = first if first.startswith("#| default_exp") else "#| hide"
+    extras = [EXTRA.replace("NAME", name) for name in lacking(code)]
+    return "\n".join([directive, SETUP + "".join(extras)]).rstrip()
 
 
 class Chapter:
@@ -260,8 +330,42 @@ def save(path: Path, nb: dict) -> None:
     path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_setup(path: Path) -> None:
+    "The cell that lets a notebook run alone."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    at = setup_at(nb)
+    if at is None:
+        return
+    before, wanted = json.dumps(nb), setup_of(nb)
+    if not re.match(r"#\| (default_exp|hide\n# Installs)", "".join(nb["cells"][at]["source"])):
+        empty = {"execution_count": None, "id": "setup", "metadata": {}, "outputs": []}
+        nb["cells"].insert(at, {"cell_type": "code", **empty, "source": []})
+    source_of(nb["cells"][at], wanted)
+    nb["cells"][at]["metadata"]["jupyter"] = {"source_hidden": True}
+    if json.dumps(nb) != before:
+        save(path, nb)
+
+
+def check_setup(path: Path) -> list[str]:
+    "A sentence if a notebook cannot run alone."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    at, found = setup_at(nb), []
+    if at is None:
+        return []
+    if "".join(nb["cells"][at]["source"]) != setup_of(nb):
+        why = "must begin with the cell that installs what it imports"
+        found.append(f"nbs/{path.name}: {why}: run python .ci/chapters.py --write")
+    badge = f"[Open in Colab]({COLAB}{path.name})"
+    if not any(badge in "".join(cell["source"]) for cell in nb["cells"]):
+        found.append(f"nbs/{path.name}: must have its badge, {badge}")
+    return found
+
+
 def write(names: list[str]) -> None:
-    "The counted half of these chapters' facts, their feet, and what JupyterLab hides."
+    "The notebooks' first cells, the chapters' counted facts, feet, and what JupyterLab hides."
+    for path in sorted(NBS.glob("*.ipynb")):
+        if path.name in names:
+            write_setup(path)
     found = chapters()
     for at, one in enumerate(found):
         if one.name not in names:
@@ -269,7 +373,7 @@ def write(names: list[str]) -> None:
         before = json.dumps(one.nb)
         for cell, (kind, text) in zip(one.nb["cells"], one.cells, strict=True):
             cell["metadata"].pop("jupyter", None)
-            if kind == "code" and only_imports(text):
+            if kind == "code" and is_hidden(text):
                 cell["metadata"]["jupyter"] = {"source_hidden": True}
         if one.facts:
             line = f"{one.facts['by_hand']} · {one.counted}"
@@ -320,8 +424,8 @@ def wrong_with(one: Chapter, last_line: str) -> list[str]:
         found.append("#| code-fold in an exported cell would be exported too")
     hidden = [one.nb["cells"][at]["metadata"].get("jupyter") == {"source_hidden": True}
               for at in range(len(one.cells))]
-    if hidden != [kind == "code" and only_imports(text) for kind, text in one.cells]:
-        found.append(f"JupyterLab should hide the imports, and them alone: {again}")
+    if hidden != [kind == "code" and is_hidden(text) for kind, text in one.cells]:
+        found.append(f"JupyterLab should hide the first cell and imports, no others: {again}")
     return found
 
 
@@ -364,6 +468,8 @@ def check_map(found: list[Chapter]) -> list[str]:
 def check(found: list[Chapter]) -> list[str]:
     "A sentence for everything that differs or is too long."
     faults = check_links(found) + check_map(found)
+    for path in sorted(NBS.glob("*.ipynb")):
+        faults += check_setup(path)
     if sidebar() != [one.name for one in found]:
         faults.append("nbs/sidebar.yml: must have the chapters in the order of their numbers")
     for at, one in enumerate(found):
@@ -394,7 +500,7 @@ def main():
     arguments = parser.parse_args()
     found = chapters()
     if arguments.write:
-        write([one.name for one in found])
+        write([path.name for path in NBS.glob("*.ipynb")])
         write_map()
     elif arguments.check:
         said = check(found)

@@ -3,7 +3,7 @@
 Sdist and wheel are built, the sdist is installed into an empty environment, and tried in an
 empty folder.
 
-    python .ci/installed.py [--torch torch==2.13.0] [--chapters 06_attention 14_generation]
+    python .ci/installed.py [--torch torch==2.13.0] [--chapters 06_attention records]
 
 About three minutes, most of them installation; the checkout is only read.
 """
@@ -68,7 +68,8 @@ def check_wheel(wheel: Path):
         described = next(name for name in names if name.endswith(".dist-info/METADATA"))
         metadata = archive.read(described).decode()
     wanted = {f"lm336/stories/{path.name}" for path in (ROOT / "data/demo").glob("[!.]*")}
-    wanted |= package_files()
+    wanted |= {f"lm336/logs/{path.name}" for path in logs()} | package_files()
+    wanted |= {f"lm336/chapters/{path.name}" for path in chapters()}
     assert wanted <= names, f"{wheel.name} lacks {sorted(wanted - names)}"
     for field in (
         "License-Expression: Apache-2.0",
@@ -87,7 +88,18 @@ def check_sdist(sdist: Path):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = package_files() | {"settings.ini", "setup.py", "README.md", "LICENSE"}
     wanted |= {f"data/demo/{path.name}" for path in (ROOT / "data/demo").glob("[!.]*")}
+    wanted |= {path.relative_to(ROOT).as_posix() for path in [*logs(), *chapters()]}
     assert wanted <= names, f"{sdist.name} lacks {sorted(wanted - names)}"
+
+
+def logs() -> list[Path]:
+    "The logs that chapters read."
+    return [*ROOT.glob("data/*.jsonl"), *ROOT.glob("benchmarks/*.jsonl")]
+
+
+def chapters() -> list[Path]:
+    "The notebooks whose exercises come with the package."
+    return list(ROOT.glob("nbs/[0-9][0-9]_*.ipynb"))
 
 
 def package_files() -> set[str]:
@@ -163,7 +175,7 @@ def main():
     parser.add_argument(
         "--chapters",
         nargs="*",
-        default=["06_attention", "14_generation"],
+        default=["02_tokenizer", "06_attention", "14_generation", "records"],
         help="notebooks to run alone",
     )
     args = parser.parse_args()

@@ -103,6 +103,13 @@ def drop_widgets(nb):
     nb.metadata.pop("widgets", None)
 
 
+def as_committed(nb):
+    "A notebook without what another run, or another editor, would change for no reason."
+    merge_streams(nb)
+    drop_widgets(nb)
+    clean_nb(nb, allowed_cell_metadata_keys=["jupyter"], clean_ids=True)
+
+
 def execute(path, timeout):
     root = get_config().config_path
     nb = nbformat.read(path, as_version=4)
@@ -116,11 +123,8 @@ def execute(path, timeout):
     search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     # a finished bar is no news
     client.execute(env={**os.environ, "PYTHONPATH": search, "TQDM_DISABLE": "1"})
-    merge_streams(nb)
-    drop_widgets(nb)
-    nb = dict2nb(json.loads(nbformat.writes(nb)))
-    clean_nb(nb, allowed_cell_metadata_keys=["jupyter"], clean_ids=True)
-    write_nb(nb, path)
+    as_committed(nb)
+    write_nb(dict2nb(json.loads(nbformat.writes(nb))), path)
     print("ran", path)
 
 

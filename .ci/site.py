@@ -217,23 +217,12 @@ def drawn(found: re.Match) -> str:
 
 
 def box(found: re.Match, name: str) -> str:
-    "The line of facts as a box; with what Colab's machine lacks, and the notebook itself."
-    folder = CFG.git_url.split("/")[-1]
+    "The line of facts as a box, with the notebook itself."
     facts = "\n\n".join(found["by_hand"].split(" · "))
     return f"""::: {{.lm336-facts}}
 {facts}
 
 {found["counted"]} · [Download the notebook](notebooks/{name})
-
-<details><summary>In Colab, run this first</summary>
-
-```
-!git clone -q --depth 1 {CFG.git_url}
-%cd {folder}/nbs
-%pip install -q ..
-```
-
-</details>
 :::"""
 
 
@@ -284,6 +273,16 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
         facts = chapters.FACTS.fullmatch(text)
         cell.source = box(facts, path.name) if facts else text
     write_nb(nb, path)
+
+
+def to_be_downloaded(text: str) -> str:
+    "A notebook as it can be read alone: its pictures and links are the repository's and ours."
+    raw = CFG.git_url.replace("github.com", "raw.githubusercontent.com")
+    raw += f"/{CFG.branch}/nbs/"
+    text = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", rf"]({raw}\1)", text)
+    text = re.sub(r'(src=\\")(\w+\.png)', rf"\1{raw}\2", text)
+    text = re.sub(r"\]\((?:\d\d_)?(\w+)\.ipynb", rf"]({HOME}\1.html", text)
+    return re.sub(r"\]\(\.\./(lm336/[\w/]+\.\w+)", rf"]({GITHUB}\1", text)
 
 
 def assets(to):
@@ -350,8 +349,8 @@ def render():
             shutil.copytree(PROC/name, DOCS/name, dirs_exist_ok=True)
     (DOCS/"notebooks").mkdir(exist_ok=True)
     for path in NBS.glob("*.ipynb"):
-        shutil.copy(path, DOCS/"notebooks")
-    shutil.copytree(NBS/"pictures", DOCS/"notebooks/pictures", dirs_exist_ok=True)
+        text = to_be_downloaded(path.read_text(encoding="utf-8"))
+        (DOCS/"notebooks"/path.name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ __all__ = [
     "append_json_line",
     "atomic_path",
     "clear_leftovers",
+    "log_file",
     "made_once",
     "owned",
     "pretrained_folder",
@@ -333,3 +334,20 @@ def pretrained_folder(
     package = Path(__file__).parent
     installed = package / "stories"
     return installed if installed.is_dir() else package.parent / "data" / "demo"
+
+
+def log_file(
+    name: str,  # such as "experiments"
+) -> Path:  # of a `.jsonl` file
+    """Where a log that comes with lm336 is: of the experiments, or of a benchmark.
+
+    In a clone they are in `data` and `benchmarks`. FileNotFoundError names those there are.
+    """
+    package = Path(__file__).parent
+    clone = [package.parent / "data", package.parent / "benchmarks"]
+    folders = [package / "logs"] if (package / "logs").is_dir() else clone
+    logs = {path.stem: path for folder in folders for path in sorted(folder.glob("*.jsonl"))}
+    if name not in logs:
+        there = ", ".join(logs) or "none: install it again from its repository"
+        raise FileNotFoundError(f"this lm336 comes without a log {name!r}; it has {there}")
+    return logs[name]

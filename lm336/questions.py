@@ -177,8 +177,9 @@ def find_notebooks(
     folder: str | os.PathLike | None = None,  # where they are; None: here, ./nbs, the checkout
 ) -> list[Path]:
     "The chapters' notebooks, in order. `InputError` where there are none."
-    beside = Path(__file__).parents[1] / "nbs"
-    places = [Path(), Path("nbs"), beside] if folder is None else [Path(folder)]
+    package = Path(__file__).parent
+    own = [package / "chapters", package.parent / "nbs"]  # of an installation, of a clone
+    places = [Path(), Path("nbs"), *own] if folder is None else [Path(folder)]
     for place in places:
         found = sorted(place.glob(NUMBERED))
         if found:

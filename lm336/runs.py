@@ -178,6 +178,9 @@ def fit(
     c = self.config
     self.begin()
     with self.memory, self.progress() as bar:
+        if self.step == 0:
+            self.look(live)
+            self.tick()
         before = self.position()
         while not self.ended():
             self.waiting.append((self.step + 1, self.learning_rate(), *self.train_step()))

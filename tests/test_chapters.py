@@ -56,6 +56,40 @@ def test_what_is_folded(source, folded):
     assert chapters.is_folded(source) is folded
 
 
+@pytest.mark.parametrize("path", sorted(chapters.NBS.glob("*.ipynb")), ids=lambda at: at.name)
+def test_a_notebook_begins_with_what_lets_it_run_alone(path):
+    assert chapters.check_setup(path) == []
+
+
+@pytest.mark.parametrize("one", FOUND, ids=[one.name for one in FOUND])
+def test_no_picture_of_a_panel_claims_to_be_alive(one):
+    "Before its first panel a chapter says what stands there in JupyterLab: a picture."
+    panels = [text for kind, text in one.cells if "lm336-widget" in text]
+    before = panels[0].partition("<div")[0] if panels else "in JupyterLab a picture"
+    assert "JupyterLab" in before and "picture" in before
+
+
+def test_what_a_notebook_lacks_beside_lm336():
+    code = ["import tiktoken.load, os, numpy as np"]
+    code += ["if a:\n    %pip install b\n    import c.d"]
+    code += ["from lm336.bpe import train_bpe\nfrom transformers.models import llama"]
+    assert chapters.lacking(code) == ["c", "tiktoken", "transformers"]
+
+
+def test_the_first_cell_is_written_where_it_is_missing(tmp_path):
+    path = tmp_path / "page.ipynb"
+    colab = f"[Open in Colab]({chapters.COLAB}page.ipynb)"
+    cells = [cell("markdown", f"# A\n\n{colab}"), cell("code", "import tokenizers")]
+    path.write_text(chapters.json.dumps({"cells": cells}))
+    assert len(chapters.check_setup(path)) == 1
+    for _ in range(2):  # the second time changes nothing
+        chapters.write_setup(path)
+        first = chapters.json.loads(path.read_text())["cells"][1:]
+        assert chapters.check_setup(path) == [] and len(first) == 2
+    assert "".join(first[0]["source"]).endswith("\n    %pip install -q tokenizers")
+    assert chapters.is_hidden("".join(first[0]["source"]))
+
+
 def cell(kind, text):
     return {"cell_type": kind, "source": text, "metadata": {}, "outputs": []}
 

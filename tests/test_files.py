@@ -21,6 +21,7 @@ from lm336.files import (
     append_json_line,
     atomic_path,
     clear_leftovers,
+    log_file,
     made_once,
     owned,
     read_json,
@@ -529,6 +530,22 @@ def test_a_folder_called_stories_wins_over_the_model_that_comes_along(tmp_path, 
     assert (files.pretrained_folder("stories") / "tokenizer.json").is_file()
     (tmp_path / "stories").mkdir()
     assert files.pretrained_folder("stories") == files.Path("stories")
+
+
+def test_a_log_is_found_in_a_clone_and_in_an_installed_package(tmp_path, monkeypatch):
+    "Wherever the reader is; a log that is not there is named, with those that are."
+    monkeypatch.chdir(tmp_path)
+    for name in ("experiments", "tokenizer"):
+        assert read_json_lines(log_file(name))
+    with pytest.raises(FileNotFoundError, match=r"a log 'nothing'; it has .*tokenizer"):
+        log_file("nothing")
+    package = tmp_path / "lm336"
+    (package / "logs").mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    with pytest.raises(FileNotFoundError, match=r"it has none: install it again"):
+        log_file("tokenizer")
+    (package / "logs" / "tokenizer.jsonl").touch()
+    assert log_file("tokenizer") == package / "logs" / "tokenizer.jsonl"
 
 
 # Tensors: of a file that cannot be read, the reason

@@ -173,7 +173,7 @@ def brute_force(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
     return [probabilities().get(i, 0.0) for i in range(len(logits))]
 
 
-# where a dart or a nucleus ends on a border, rounding decides: these stay clear of that
+# where a uniform number or a nucleus ends on a border, rounding decides: these stay clear
 @settings(deadline=None, max_examples=200)
 @given(
     st.integers(1, 30),
@@ -256,8 +256,8 @@ def test_forbidden_tokens_are_no_error(mode):
     probabilities = next_token_probs(logits, config, torch.ones(4, dtype=torch.bool))
     assert probabilities.sum() == pytest.approx(1)
     assert probabilities[[0, 2]].tolist() == [0, 0]
-    for dart in (0.0, 0.4, 1 - 2**-24):
-        assert sample(logits, torch.tensor(dart), config).item() in (1, 3)
+    for uniform in (0.0, 0.4, 1 - 2**-24):
+        assert sample(logits, torch.tensor(uniform), config).item() in (1, 3)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
@@ -313,10 +313,10 @@ def test_samples_follow_the_exact_distribution(setting):
     st.lists(st.sampled_from([0.0, 0.1, 1.0, 1e-7]), min_size=1, max_size=9).filter(any),
     st.floats(0, 1, exclude_max=True, width=32),
 )
-def test_a_dart_never_hits_what_has_no_probability(weights, dart):
+def test_a_uniform_number_never_hits_what_has_no_probability(weights, uniform):
     weights = torch.tensor(weights)
     probabilities = weights / weights.sum()
-    for d in (dart, 0.0, 1 - 2**-24):
+    for d in (uniform, 0.0, 1 - 2**-24):
         assert probabilities[draw_tokens(probabilities, torch.tensor(d))] > 0
 
 
@@ -337,14 +337,14 @@ def test_the_repetition_penalty_is_hugging_faces(penalty):
 def without_cache(model, prompt, count, config, stop_token=None):
     "The definition: one row, no cache, all that is in view read for every token."
     text, view, context = list(prompt), list(prompt), model.config.context_length
-    for dart in torch.rand(count, generator=seeded(config.seed % 2**63)):
+    for uniform in torch.rand(count, generator=seeded(config.seed % 2**63)):
         if len(view) > context:
             view = view[-max(1, context // 2) :]
         with torch.no_grad():
             logits = model(torch.tensor([view]))[0, -1]
         seen = torch.zeros(len(logits), dtype=torch.bool)
         seen[[i for i in text if i < len(logits)]] = True
-        i = sample(logits, dart, config, seen).item()
+        i = sample(logits, uniform, config, seen).item()
         text.append(i)
         view.append(i)
         if i == stop_token:

@@ -26,11 +26,11 @@ MAIN_LINE = [
 UNDER_THE_HOOD = [
     "grammar", "download",
     "fast_bpe", "fast_model", "fast_training", "fast_generation",
-    "accounting", "report",
+    "accounting", "backward", "automaton",
 ]
 BEHIND = [
-    "oracle", "experiments", "scaling", "bug_zoo", "questions", "exercises",
-    "widgets", "interop", "cli",
+    "oracle", "causes", "report", "experiments", "scaling", "bug_zoo",
+    "questions", "exercises", "widgets", "interop", "cli",
 ]
 ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]
 

@@ -4,6 +4,7 @@ No errors, and nothing is fetched from elsewhere.
 """
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -82,6 +83,27 @@ OPTIONS = """
     --IdentityProvider.token= --LabApp.extension_manager=readonly --expose-app-in-browser
     --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 """
+
+
+def test_a_notebook_is_saved_as_it_is_committed(tmp_path):
+    "By the settings of `make lab`: a run's numbers, times and widgets leave no trace."
+    pytest.importorskip("nbdev")
+    manager = pytest.importorskip("jupyter_server.services.contents.filemanager")
+    config = pytest.importorskip("traitlets.config").Config()
+    runpy.run_path(str(ROOT / ".ci/lab.py"), {"get_config": lambda: config})
+    committed = (ROOT / "nbs/03_dataset.ipynb").read_text(encoding="utf-8")
+    notebook = json.loads(committed)
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "5f"}}
+    for number, cell in enumerate(notebook["cells"]):
+        cell["metadata"] |= {"trusted": True, "execution": {"iopub.status.busy": "12:00"}}
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = number + 1
+            shown = {"output_type": "display_data", "data": view, "metadata": {}}
+            cell["outputs"].insert(0, shown)
+    notebook["metadata"] |= {"widgets": {"state": {}}, "language_info": {"version": "3.14"}}
+    model = {"type": "notebook", "format": "json", "content": notebook}
+    manager.FileContentsManager(root_dir=str(tmp_path), config=config).save(model, "a.ipynb")
+    assert (tmp_path / "a.ipynb").read_text(encoding="utf-8") == committed
 
 
 @pytest.fixture(scope="module")

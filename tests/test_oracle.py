@@ -5,14 +5,17 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm336.automaton import END, castings
 from lm336.bpe import build_vocab, count_pretokens, learn_merges
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.grammar import StoryGrammar
-from lm336.oracle import END, Oracle, _castings
+from lm336.oracle import Oracle, StoryReader
 from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer
 
 from .test_grammar import WITH_CAST, all_tellings, grammar_of, probability, trees
 
@@ -77,7 +80,7 @@ def test_castings_are_counted(candidates):
         members = [m for m in range(5) if left[0] >> m & 1 and m not in taken]
         return sum(count(left[1:], {*taken, m}) for m in members)
 
-    assert _castings(candidates) == count(candidates, set())
+    assert castings(candidates) == count(candidates, set())
 
 
 # ---------------------------------------------------------------- the stories of this book
@@ -193,22 +196,55 @@ def test_a_token_excludes_the_words_that_would_have_another():
 
 def test_the_tokens_of_stories_add_up(grammar, oracle, tokenizer):
     stories = sampled(grammar, 200)
-    ids = [[*tokenizer.encode(story), tokenizer.end_of_text_id] for story in stories[:30]]
+    ids = [[*tokenizer.encode(story), tokenizer.end_of_text_id] for story in stories]
     bits = oracle.token_bits(tokenizer, np.concatenate(ids))
     found = np.split(bits, np.cumsum([len(one) for one in ids])[:-1])
-    for story, one in zip(stories, found, strict=False):
+    for story, one in zip(stories, found, strict=True):
         assert math.isclose(one.sum(), -grammar.log2_prob(story), rel_tol=0, abs_tol=1e-9)
     assert (bits >= 0).all()
 
 
-def test_next_tokens_are_a_distribution(grammar, oracle, tokenizer):
-    [story] = sampled(grammar, 1, seed=7)
-    ids = tokenizer.encode(story)
-    bits = oracle.token_bits(tokenizer, ids)
-    for at in range(0, len(ids), 29):
-        found = oracle.next_tokens(tokenizer, ids[:at])
+def test_next_tokens_are_a_distribution_at_every_position(grammar, oracle, tokenizer):
+    "And it is the same for a reader that has kept its place as for one that begins anew."
+    stories = sampled(grammar, 3, seed=7)
+    ids = [i for one in stories for i in [*tokenizer.encode(one), tokenizer.end_of_text_id]]
+    bits, reader = oracle.token_bits(tokenizer, ids), StoryReader(oracle, tokenizer)
+    for at, token in enumerate(ids):
+        found = reader.expected()
         assert math.isclose(found.sum(), 1, rel_tol=0, abs_tol=1e-12)
-        assert math.isclose(-math.log2(found[ids[at]]), bits[at], abs_tol=1e-9)
+        assert math.isclose(-math.log2(found[token]), bits[at], abs_tol=1e-9)
+        if at % 100 == 0:
+            assert (found == oracle.next_tokens(tokenizer, ids[:at])).all()
+        assert math.isclose(reader.read(token), bits[at], abs_tol=1e-9)
+    assert reader.ids == ids
+
+
+def test_no_model_expects_better_than_the_truth(grammar, oracle, tokenizer):
+    "The expected excess of the shipped model, and of a random one, is a divergence."
+    model = Transformer.from_pretrained("stories").float()
+    for model in (model, Transformer(model.config)):
+        for story in sampled(grammar, 2, seed=8):
+            ids, reader = tokenizer.encode(story), StoryReader(oracle, tokenizer)
+            ids = ids[: model.config.context_length - 1]
+            with torch.no_grad():
+                logits = model(torch.tensor([[tokenizer.end_of_text_id, *ids]]))[0].double()
+            for q, token in zip(logits.log_softmax(-1).numpy(), [*ids, None], strict=True):
+                p = reader.expected()
+                can = p > 0
+                divergence = (p[can] * (np.log(p[can]) - q[: len(p)][can])).sum()
+                assert divergence > -1e-9
+                if token is not None:
+                    reader.read(token)
+
+
+def test_a_refused_token_is_not_read(oracle, tokenizer):
+    reader = StoryReader(oracle, tokenizer)
+    [once] = tokenizer.encode("Once")
+    reader.read(once)
+    before = reader.expected()
+    with pytest.raises(InputError, match="token 1, after 'Once', is 'x'"):
+        reader.read(tokenizer.encode("x")[0])
+    assert reader.ids == [once] and (reader.expected() == before).all()
 
 
 def test_tokens_that_no_story_has_are_refused(oracle, tokenizer):

@@ -179,6 +179,21 @@ def test_another_has_a_new_seed_and_the_address_holds_the_story(page, site):
     assert page.input_value("[name=prompt]") == "A & b=c\n"
 
 
+def test_stop_stops(page, site):
+    "At once, also before there is a first token."
+    shorter(site, 5000)
+    page.goto(site[1])
+    page.click("[type=submit]")
+    page.wait_for_function("document.querySelectorAll('[role=option]').length > 20")
+    page.click("text=Stop")
+    ready(page)
+    assert options(page).count() < 5000
+    page.evaluate("button => { button.click(); button.click() }", page.query_selector("button"))
+    assert page.text_content("[type=submit]") == "Tell a story"
+    page.wait_for_timeout(100)  # an answer that was under way is not heard
+    assert page.text_content(".status") == ""
+
+
 def test_a_link_that_is_damaged_gets_a_sentence(page, site):
     page.goto(site[1] + "#prompt=Once&after=7.x.9999")
     page.click("text=Tell a story")

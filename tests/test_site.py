@@ -323,7 +323,7 @@ def page_of(stem):
     (path,) = [
         path
         for path in NBS.glob("*.ipynb")
-        if f'"#| default_exp {stem}"' in path.read_text(encoding="utf-8")
+        if re.search(rf'"#\| default_exp {stem}\b', path.read_text(encoding="utf-8"))
     ]
     return path.name, re.sub(r"^\d+_", "", path.stem) + ".html"
 
@@ -483,11 +483,23 @@ def test_a_diagram_is_part_of_its_page():
     assert "<title" not in shown and " id=" not in shown and "\n\n" not in shown
 
 
+@pytest.mark.parametrize("path", sorted(NBS.glob("*.ipynb")), ids=lambda at: at.name)
+def test_a_notebook_to_be_downloaded_links_to_nothing_beside_it(path):
+    text = site()["to_be_downloaded"](path.read_text(encoding="utf-8"))
+    found = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    words = "\n".join(prose("".join(cell["source"])) for cell in found)
+    targets = re.findall(r"\]\(([^)\s]+)", words)
+    targets += [attrs["src"] for tag, attrs in Tags(words).found if tag == "img"]
+    assert targets and not [one for one in targets if not one.startswith(("#", "https://"))]
+
+
 def test_a_page_begins_with_the_facts_in_a_box(proc):
     for path in [*sorted(proc.glob("[0-9]*.ipynb")), proc / "tour.ipynb"]:
         found = [one for one in documents(path) if one.startswith("::: {.lm336-facts}")]
         assert len(found) == 1, path.name
-        assert f"notebooks/{path.name}" in found[0] and "git clone" in found[0]
+        assert f"notebooks/{path.name}" in found[0] and "colab." in found[0]
+        code = ["".join(cell["source"]) for cell in cells(path, "code")]
+        assert not [text for text in code if "%pip" in text]
 
 
 class Code(HTMLParser):

@@ -58,7 +58,7 @@ class Cell:
         lines = text.splitlines()
         directives = [line for line in lines if line.startswith("#|")]
         code = "\n".join(line for line in lines if line not in directives)
-        self.code = re.sub(r"(?m)^\s*[%!].*", "pass", code).strip()
+        self.code = re.sub(r"(?m)^([ \t]*)[%!].*", r"\1pass", code).strip()
         self.lines = self.code.splitlines()
         self.tree = ast.parse(self.code)
         self.exported = any(re.match(r"#\| *exports?i?\b", line) for line in directives)

@@ -228,7 +228,7 @@ HOW = [
 
 @pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_same_seed_tells_the_same_story(node, tmp_path, how):
-    "With few tokens: among many, one dart in ten thousand falls too near to a border."
+    "With few tokens: among many, one number in ten thousand falls too near to a border."
     model = save(sharp_model(ODD), tmp_path)
     node("load", str(tmp_path))
     for seed in (0, 7, 2**32 + 5):
@@ -339,7 +339,7 @@ def test_files_that_do_not_fit(node, demo, tmp_path):
 def test_darts_are_those_of_torch(node):
     for seed in (0, 1, 12345, 2**32 - 1, 2**40 + 3):
         assert (
-            node("darts", dict(seed=seed, count=2000))
+            node("uniforms", dict(seed=seed, count=2000))
             == torch.rand(2000, generator=torch.Generator().manual_seed(seed)).tolist()
         )
 
@@ -379,7 +379,7 @@ def test_equal_logits_favour_the_lower_id(node):
         .nonzero()[:, 0]
         .tolist()
     )
-    assert node("sample", dict(logits=logits, dart=0.999, temperature=0)) == 1
+    assert node("sample", dict(logits=logits, uniform=0.999, temperature=0)) == 1
 
 
 MODES = [
@@ -413,7 +413,7 @@ def test_what_cannot_be_drawn_from_is_said(node, mode):
             with pytest.raises(
                 Refused, match="cannot be drawn from: the largest is -?(NaN|Infinity)"
             ):
-                node(question, dict(logits=broken, dart=0.5, **mode))
+                node(question, dict(logits=broken, uniform=0.5, **mode))
     for logits in (
         [1, 3, 2, 0],
         ["-Infinity", 1, "-Infinity", 3],
@@ -429,7 +429,7 @@ def test_what_cannot_be_drawn_from_is_said(node, mode):
             assert torch.zeros(4).double().scatter_(
                 0, torch.tensor(ids), doubles(found)
             ).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-        assert node("sample", dict(logits=logits, dart=0.0, **mode)) in ids
+        assert node("sample", dict(logits=logits, uniform=0.0, **mode)) in ids
 
 
 def test_the_penalty_is_pythons(node):

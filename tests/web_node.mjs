@@ -3,8 +3,10 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
-import { darts, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
+import { StoryGrammar } from "../lm336/web/grammar.js";
+import { uniforms, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
+import { Trainer } from "../lm336/web/train.js";
 
 globalThis.fetch = async (url, { signal } = {}) => {                // Node's own takes no file: addresses
   await new Promise(setImmediate);
@@ -31,6 +33,15 @@ const commands = {
   }),
   // A function of a widget's module.
   call: async ([module, name, ...rest]) => (await import(`../lm336/web/${module}`))[name](...rest),
+  value: async ([module, name]) => (await import(`../lm336/web/${module}`))[name],
+  // All that a grammar says: of itself; of these numbers, stories and beginnings; and some stories of its own.
+  grammar({ text, numbers = [], stories = [], beginnings = [], seed = 0, samples = 0, words = false, whole = true }) {
+    const grammar = new StoryGrammar(text), { entropyBits, meanBytes, bitsPerByte } = grammar, random = uniforms(seed);
+    return { entropyBits, meanBytes, bitsPerByte, ambiguous: whole ? grammar.ambiguousText() : undefined, unnamed: grammar.unnamed(),
+      told: numbers.map(some => grammar.tell(ways => some.shift() % ways)), prices: stories.map(story => grammar.log2Prob(story)),
+      next: beginnings.map(text => Object.fromEntries(grammar.next(text))),
+      sampled: Array.from({ length: samples }, () => grammar.sample(random)), ...words && grammar.words() };
+  },
   async load(folder) {
     const progress = [];
     model = await Model.load(`file://${folder}`, (...both) => progress.push(both));
@@ -62,9 +73,26 @@ const commands = {
     const { ids, probabilities } = distribution(Float32Array.from(logits, Number), samplingConfig(settings), count, seen);
     return [Array.from(ids), Array.from(probabilities)];
   },
-  sample: ({ logits, dart, seen, ...settings }) => sample(Float32Array.from(logits, Number), dart, samplingConfig(settings), seen),
+  sample: ({ logits, uniform, seen, ...settings }) => sample(Float32Array.from(logits, Number), uniform, samplingConfig(settings), seen),
   logProbability: ({ logits, id }) => logProbability(Float32Array.from(logits), id),
-  darts({ seed, count }) { const next = darts(seed); return Array.from({ length: count }, () => next()); },
+  // Updates on batches, one after the other: their losses, the last gradients, the weights, and the loss of the last batch after.
+  train({ config, settings, weights, batches }) {
+    const floats = named => Object.fromEntries(Object.entries(named).map(([name, x]) => [name, Float32Array.from(x)]));
+    const lists = named => Object.fromEntries(Object.entries(named).map(([name, x]) => [name, Array.from(x)]));
+    const trainer = new Trainer(config, settings, weights && floats(weights)), losses = [], norms = [];
+    let parts = 0;
+    for (const batch of batches) {
+      for (const _ of trainer.step(batch)) parts++;
+      losses.push(trainer.loss);
+      norms.push(trainer.norm);
+    }
+    const steps = trainer.measure(batches.at(-1));
+    let after;
+    do after = steps.next(); while (!after.done);
+    const { simd } = trainer.kernels;
+    return { losses, norms, parts, simd, after: after.value, gradients: lists(trainer.gradients), weights: lists(trainer.weights) };
+  },
+  uniforms({ seed, count }) { const next = uniforms(seed); return Array.from({ length: count }, () => next()); },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

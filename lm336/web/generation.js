@@ -1,5 +1,5 @@
 // lm336/generation.py in the page: the one stream of tokens.
-import { darts, logProbability, sample, samplingConfig } from "./sampling.js";
+import { uniforms, logProbability, sample, samplingConfig } from "./sampling.js";
 import { bytesOf } from "./tokenizer.js";
 
 // How many characters at the end of a string of bytes belong to a character that is not complete.
@@ -57,10 +57,10 @@ export function remembered(count, context) {
 }
 
 // The tokens after `ids`, one after the other: { id, logits, logprob, text, cut }, with the meaning of Python's `Token`.
-// When a text outgrows the context, the model forgets all but its newest half context, reads that anew, and carries on.
+// When a text outgrows the context, the model forgets all but the newest half of its context, reads that anew, and carries on.
 // settings: those of samplingConfig, and max_new_tokens. Ids that the tokenizer does not have are never drawn.
 export function* generateStream(model, tokenizer, ids, { max_new_tokens = 100, ...settings } = {}) {
-  const config = samplingConfig(settings), next = darts(config.seed ?? Math.random() * 2 ** 32);
+  const config = samplingConfig(settings), next = uniforms(config.seed ?? Math.random() * 2 ** 32);
   const pieces = new Pieces(tokenizer, config.stop_strings), seen = new Set(ids);
   if (max_new_tokens < 1) return;
   let logits = model.read(ids);

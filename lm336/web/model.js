@@ -157,7 +157,7 @@ export class Model {
   }
 
   // Read one more token: logits (vocab_size) for the next one; with head = false only remember it.
-  // When a text outgrows the context, the model forgets all but its newest half context, reads that anew, and carries on.
+  // When a text outgrows the context, the model forgets all but the newest half of its context, reads that anew, and carries on.
   step(id, head = true) {
     const { context_length: context, norm_eps: eps, vocab_size: vocab } = this.config;
     if (!(id >= 0 && id < vocab)) throw new Error(`Token id ${id} is not in the vocabulary of ${vocab}.`);

@@ -83,9 +83,9 @@ export function distribution(logits, config, count, seen = []) {
   return { ids: ids ? order.map(i => ids[i]) : order, probabilities: pick(probabilities, order) };
 }
 
-// The token that a dart hits, a number from 0 to below 1. The pieces lie in the order of the vocabulary.
-export function sample(logits, dart, config, seen = []) {
-  const { ids, probabilities } = shortlist(logits, config, seen), goal = dart * probabilities.reduce((a, b) => a + b);
+// The token in whose piece a uniform number falls, from 0 to below 1. The pieces lie in the order of the vocabulary.
+export function sample(logits, uniform, config, seen = []) {
+  const { ids, probabilities } = shortlist(logits, config, seen), goal = uniform * probabilities.reduce((a, b) => a + b);
   const order = ids && Uint32Array.from(ids.keys()).sort((a, b) => ids[a] - ids[b]), at = i => order ? order[i] : i;
   let i = 0, end = probabilities[at(0)];
   while (end <= goal && i + 1 < probabilities.length) end += probabilities[at(++i)];
@@ -99,7 +99,7 @@ export function logProbability(logits, id) {
 }
 
 // torch.rand of torch.Generator().manual_seed(seed), which is MT19937 (Matsumoto & Nishimura 1998).
-export function darts(seed) {
+export function uniforms(seed) {
   const state = Uint32Array.of(seed, ...Array(623));
   for (let i = 1; i < 624; i++) state[i] = Math.imul(1812433253, state[i - 1] ^ state[i - 1] >>> 30) + i;
   let next = 0;

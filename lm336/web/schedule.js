@@ -1,15 +1,7 @@
 // The learning rate of every step. Traits, named as in TrainingConfig: max_steps, learning_rate (the peak),
 // min_learning_rate (the floor), warmup_steps.
+import { cosineSchedule } from "./cosine.js";
 import { panel, showValue, svg } from "./parts.js";
-
-// lm336/schedule.py
-export function cosineSchedule(step, maxRate, minRate, warmupSteps, cosineSteps) {
-  if (step < warmupSteps) return maxRate * step / warmupSteps;
-  if (step === warmupSteps) return maxRate;
-  if (step >= cosineSteps) return minRate;
-  const progress = (step - warmupSteps) / (cosineSteps - warmupSteps);
-  return minRate + 0.5 * (maxRate - minRate) * (1 + Math.cos(Math.PI * progress));
-}
 
 // How many steps at the peak go as far as all steps together: the sum of all rates over the peak. The cosines of n even
 // steps from 0 to pi, without the last, add up to 1.

@@ -8,7 +8,7 @@ export const bytesOf = text => Array.from(new TextEncoder().encode(text), b => S
 const pairKey = (a, b) => a + "\u0100" + b;
 
 // GPT-2 writes every byte as a printable character: itself if it is one, else from U+0100 on.
-const bytes = {};
+export const bytes = {};
 for (let b = 0, next = 256; b < 256; b++) {
   const printable = b > 32 && b < 127 || b > 160 && b !== 173;
   bytes[String.fromCharCode(printable ? b : next++)] = String.fromCharCode(b);
