@@ -285,7 +285,7 @@ def sidebar() -> list[str]:
     "The numbered notebooks, in the order in which the sidebar has them."
     text = (NBS / "sidebar.yml").read_text(encoding="utf-8")
     sections = yaml.safe_load(text)["website"]["sidebar"]["contents"]
-    listed = [section["contents"] for section in sections if isinstance(section, dict)]
+    listed = [section["contents"] for section in sections if "contents" in section]
     return [name for names in listed for name in names if re.match(r"\d\d_", name)]
 
 

@@ -692,8 +692,10 @@ def loop() -> Picture:
         p.box(x, 8, wide, 52, words, hue, say="strong")
         middles.append(x + wide / 2)
         x += wide + gap
-    p.arrow((middles[-1], 60), (middles[-1], 88), (middles[0], 88), (middles[0], 62), hue="warm")
-    p.text(sum(middles[::4]) / 2, 108, "one token is drawn, and all begins again", "small said warm")
+    first, last = middles[0], middles[-1]
+    p.arrow((last, 60), (last, 88), (first, 88), (first, 62), hue="warm")
+    again = "one token is drawn, and all begins again"
+    p.text((first + last) / 2, 108, again, "small said warm")
     return p
 
 
