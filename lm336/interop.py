@@ -96,14 +96,14 @@ def _check_pair(model: Transformer, tokenizer: Tokenizer):
     "`InputError` for a tokenizer with more tokens than the model."
     ours, theirs = tokenizer.vocab_size, model.config.vocab_size
     if ours > theirs:
-        raise InputError(f"the tokenizer has {ours} tokens, the model only {theirs}: "
+        raise InputError(f"the tokenizer has {ours} tokens, but the model only {theirs}: "
                          "they do not belong together")
 
 # %% ../nbs/21_interop.ipynb #5c1f0a75
 @contextmanager
 def _export(
-    folder: str | PathLike,  # made if need be
-    overwrite: bool,         # whether files may be replaced that no export wrote
+    folder: str | PathLike,  # made if missing
+    overwrite: bool,         # whether to replace even files that no export wrote
 ) -> Iterator[Path]:
     """A folder to write files to. When the block ends, they are moved to `folder`.
 
@@ -149,14 +149,14 @@ def _hf_tokenizer_config(model: Transformer, tokenizer: Tokenizer) -> dict[str, 
 def to_hf(
     model: Transformer,       # left as it is
     tokenizer: Tokenizer,     # its tokenizer
-    folder: str | PathLike,   # made if need be
-    overwrite: bool = False,  # True: also over files that no export wrote
+    folder: str | PathLike,   # made if missing
+    overwrite: bool = False,  # True: replace even files that no export wrote
 ):
     """Write a folder that `transformers` opens: `LlamaForCausalLM.from_pretrained` and
     `AutoTokenizer.from_pretrained`.
 
     `InputError` for a tokenizer with more tokens than the model, and for a folder with
-    somebody's files; `FloatingPointError` for weights that are no numbers."""
+    somebody's files; `FloatingPointError` for weights that are not numbers."""
     _check_pair(model, tokenizer)
     weights = _hf_weights(model)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
@@ -246,8 +246,8 @@ def _refuse_more_tokens(folder: Path, tokenizer: Tokenizer):
         for token in _named_tokens(values):
             text = token.get("content")
             if text not in tokenizer.special_tokens:
-                raise InputError(f"{path} names the token {shown(text)}, which is no special "
-                                 "token in tokenizer.json")
+                raise InputError(f"{path} names the token {shown(text)}, which is not a "
+                                 "special token in tokenizer.json")
             for name in ("lstrip", "rstrip", "single_word"):
                 if token.get(name):
                     raise InputError(f"{path}: {name} of {shown(text)} is not followed here")
@@ -358,8 +358,8 @@ def _page_modules() -> dict[str, bytes]:
 def to_web(
     model: Transformer,       # left as it is
     tokenizer: Tokenizer,     # its tokenizer
-    folder: str | PathLike,   # made if need be
-    overwrite: bool = False,  # True: also over files that no export wrote
+    folder: str | PathLike,   # made if missing
+    overwrite: bool = False,  # True: replace even files that no export wrote
 ):
     """Write a page that runs the model in the reader's browser: index.html, its modules, and
     the weights in float16. Any web server will do.
@@ -371,7 +371,7 @@ def to_web(
     for name, weight in half.state_dict().items():
         if not weight.isfinite().all():
             raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, "
-                             "or that are no numbers")
+                             "or values that are not numbers")
     with _export(folder, overwrite) as waiting:
         half.save_pretrained(waiting)
         tokenizer.save_pretrained(waiting)

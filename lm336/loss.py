@@ -60,7 +60,7 @@ def cross_entropy(
 def perplexity(
     nats: float | torch.Tensor,  # mean surprise per token
 ) -> float | torch.Tensor:  # of the same kind; at least 1
-    "exp of the mean surprise: so many equally likely tokens would be as hard to guess."
+    "exp of the mean surprise: as hard to guess as this many equally likely tokens."
     if isinstance(nats, torch.Tensor):
         return nats.exp()
     return math.exp(nats) if nats < 709 else math.inf
@@ -70,7 +70,7 @@ def bits_per_byte(
     total_nats: float | torch.Tensor,  # surprise, summed over a text; or its mean per token
     num_bytes: float,  # of the same text in UTF-8; or their mean per token
 ) -> float:  # 8 would be no compression at all
-    "Surprise per byte of text, in bits, whatever the tokenizer. `InputError` without bytes."
+    "Surprise per byte of text, in bits, whatever the tokenizer. `InputError` for 0 bytes."
     if num_bytes <= 0:
         raise InputError(f"the text has {num_bytes} bytes: bits per byte needs at least one")
     return float(total_nats) / (math.log(2) * num_bytes)
