@@ -513,7 +513,9 @@ def lm336_evaluate(
     with owned(run):
         score, _ = evaluate_run(run, device=pick_device(device))
     _print_score(score)
-    print(stories_table(run), end="")
+    judged = stories_table(run)
+    if judged:
+        print(f"\n{judged}")
 
 # %% ../nbs/22_cli.ipynb #cad44de1
 def lm336_generate(
