@@ -176,7 +176,7 @@ def test_a_slip_of_the_pen_is_refused_in_the_same_words(node):
 
 @pytest.fixture(scope="module")
 def examples(node):
-    return node("value", ["grammar.js", "EXAMPLES"])
+    return node("value", ["grammars.js", "GRAMMARS"])
 
 
 def word_tokenizer(node, words, folder):
