@@ -3,6 +3,7 @@ PYTHON      ?= python3
 VENV        ?= .venv
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+QUARTO      ?= quarto-cli==1.7.34
 WORKERS     ?= 2
 
 BIN := $(VENV)/bin
@@ -50,7 +51,7 @@ hooks: $(VENV)/dev              ## git merges notebooks cell by cell, by nbdev
 student: $(VENV)/dev            ## the notebooks without answers, to hand out: a folder student
 	$(BIN)/python .ci/student.py student
 
-docs: quarto $(VENV)/dev        ## render the site and serve it (needs Quarto)
+docs: quarto                    ## render the site and serve it
 	PATH=$(abspath $(BIN)):$$PATH python .ci/site.py render
 	$(BIN)/python -m http.server --directory _docs 3000
 
@@ -68,8 +69,10 @@ notebooks: $(VENV)/dev          ## run every notebook in place, clean it, export
 clean:           ## remove what the other targets made
 	rm -rf $(VENV) _docs _proc runs build dist *.egg-info
 
-quarto:
-	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which is not a Python package: get it from https://quarto.org/docs/get-started/, then run make docs again"; exit 1; }
+# PyPI's package fetches Quarto's program, 130 MB, into $(VENV); the public workflow renders with the same version.
+quarto: $(VENV)/dev
+	@export PATH=$(abspath $(BIN)):$$PATH; command -v quarto >/dev/null || { echo "installing $(QUARTO)"; $(PIP) install '$(QUARTO)' >/dev/null 2>&1; } \
+	|| { echo "make docs needs Quarto, and pip could not install $(QUARTO): get it from https://quarto.org/docs/get-started/, then run make docs again"; exit 1; }
 
 # A virtual environment, also where Debian has left out ensurepip; then torch.
 $(BIN)/python:

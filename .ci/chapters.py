@@ -59,6 +59,10 @@ if not find_spec("lm336"):
     %pip install -q {source}
     sys.path.append("..")
 """
+SECONDS = (
+    'print(f"all cells above: {time.process_time():.0f} s of one CPU core, '
+    'the imports included")'
+)
 EXTRA = """\
 if not find_spec("NAME"):
     %pip install -q NAME
@@ -379,8 +383,10 @@ def write(names: list[str]) -> None:
             line = f"{one.facts['by_hand']} · {one.counted}"
             source_of(one.nb["cells"][one.facts_at], line)
         kind, text = one.cells[-1]
-        if kind == "markdown" and text.startswith("[←"):
-            source_of(one.nb["cells"][-1], foot(at, found))
+        if kind != "markdown" or not text.startswith("[←"):
+            last = {"cell_type": "markdown", "id": "foot", "metadata": {}, "source": []}
+            one.nb["cells"].append(last)
+        source_of(one.nb["cells"][-1], foot(at, found))
         if json.dumps(one.nb) != before:
             save(one.path, one.nb)
 
@@ -406,7 +412,7 @@ def wrong_with(one: Chapter, last_line: str) -> list[str]:
     if not re.fullmatch(rf"# {one.number:02} .+\n\n> .+", one.cells[0][1], re.S):
         found.append(f"must begin with `# {one.number:02} Title`, then its `> promise`")
     if one.seconds is None:
-        found.append("the last code cell must print its seconds: all cells above: 6 s")
+        found.append(f"the last code cell must be, and have printed its seconds: {SECONDS}")
     if not one.facts or "**You build**" not in one.facts["by_hand"]:
         found.append(
             "needs a line of facts after #| default_exp: **You need** ... · **You build** ... "
@@ -451,7 +457,10 @@ def check_map(found: list[Chapter]) -> list[str]:
     if on_the_map(text, found) != text:
         faults.append("nbs/index.ipynb: the map differs: run make readme")
     if [name for _, name, *_ in ON_THE_MAP.findall(text)] != [one.name for one in found]:
-        faults.append("nbs/index.ipynb: the map must have every chapter once, in order")
+        line = "`- [32 Title](32_name.ipynb) what it is about · *1 min*`"
+        faults.append(
+            f"nbs/index.ipynb: the map must have a line {line} for every chapter, in order"
+        )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = [line[0].replace("](", "](nbs/", 1) for line in ON_THE_MAP.finditer(text)]
     if not all(line in readme for line in lines):
@@ -461,8 +470,21 @@ def check_map(found: list[Chapter]) -> list[str]:
         faults.append("README.zh-CN.md: the map's minutes differ: run make readme")
     listed = [(number, name) for _, number, name, _ in IN_CHINESE.findall(text)]
     if listed != [(one.name[:2], one.name) for one in found]:
-        faults.append("README.zh-CN.md: the map must have every chapter once, in order")
+        line = "`- [32 标题](nbs/32_name.ipynb) 内容 · *1 分钟*`"
+        faults.append(
+            f"README.zh-CN.md: the map must have a line {line} for every chapter, in order"
+        )
     return faults
+
+
+def check_sidebar(found: list[Chapter]) -> list[str]:
+    "A sentence if the sidebar has other chapters, or another order."
+    if sidebar() == [one.name for one in found]:
+        return []
+    names = {one.name for one in found} ^ set(sidebar())
+    which = f"; see to {', '.join(sorted(names))}" if names else ""
+    where = "nbs/sidebar.yml: its sections must have the chapters once, by number"
+    return [where + which]
 
 
 def check(found: list[Chapter]) -> list[str]:
@@ -470,8 +492,7 @@ def check(found: list[Chapter]) -> list[str]:
     faults = check_links(found) + check_map(found)
     for path in sorted(NBS.glob("*.ipynb")):
         faults += check_setup(path)
-    if sidebar() != [one.name for one in found]:
-        faults.append("nbs/sidebar.yml: must have the chapters in the order of their numbers")
+    faults += check_sidebar(found)
     for at, one in enumerate(found):
         said = wrong_with(one, foot(at, found)) + one.excesses()
         faults += [f"nbs/{one.name}: {sentence}" for sentence in said]

@@ -887,6 +887,94 @@ def sampling_cuts() -> Picture:
     return p
 
 
+def backward_chain() -> Picture:
+    x, w = 2.0, 0.5
+    y = w * x
+    prob = 1 / (1 + math.exp(-y))
+    loss = -math.log(prob)
+    at_p = -1 / prob
+    at_y = at_p * prob * (1 - prob)
+    at_w = at_y * x
+
+    def said(number: float) -> str:
+        return f"{round(number, 3):g}".replace("-", "−")
+
+    p = Picture(
+        "backward-chain",
+        232,
+        "A chain of three steps, forward and back",
+        f"Forward, from the left: the weight w is {w:g}; times x, which is {x:g}, it is y, "
+        f"{y:g}; the sigmoid of y is p, {prob:.3f}; minus the logarithm of p is the loss, "
+        f"{loss:.3f}. Back, from the right: the gradient at p is {said(at_p)}, at y "
+        f"{said(at_y)}, at w {said(at_w)}; each is the one before it times the slope of the "
+        "step between them.",
+    )
+    steps = ("× x", "sigmoid", "− ln")
+    slopes = (("× x", x), ("× p (1 − p)", prob * (1 - prob)), ("× (−1 / p)", at_p))
+    values = (("w", w, at_w), ("y", y, at_y), ("p", prob, at_p), ("loss", loss, 1.0))
+    left, wide, apart = 10, 62, 119
+    p.left(left, 26, "forward: the values", "small said blue")
+    p.left(left, 218, "back: how fast the loss changes with each", "small said warm")
+    for i, (name, value, grad) in enumerate(values):
+        at = left + apart * i
+        p.box(at, 44, wide, 48, f"{name}\n{said(value)}", "blue", say="strong")
+        p.box(at, 140, wide, 40, said(grad), "warm", say="number")
+        if i < 3:
+            middle = at + (wide + apart) / 2
+            p.arrow((at + wide, 68), (at + apart, 68), hue="blue")
+            p.text(middle, 60, steps[i], "small")
+            p.arrow((at + apart, 160), (at + wide, 160), hue="warm")
+            p.text(middle, 130, slopes[i][0], "small quiet")
+            p.text(middle, 152, said(slopes[i][1]), "small quiet")
+    return p
+
+
+def matmul_backward() -> Picture:
+    p = Picture(
+        "matmul-backward",
+        424,
+        "A product of matrices, forward and back",
+        "Three products drawn as grids. Forward: x, six positions by four inputs, times W "
+        "transposed, four by three, is y, six by three. Back to the input: the gradient g, "
+        "six by three, times W, three by four, is six by four, as x. Back to the weight: g "
+        "transposed, three by six, times x, six by four, is three by four, as W.",
+    )
+    side = 15
+    sizes = {"x": (6, 4), "W": (3, 4), "y": (6, 3), "g": (6, 3)}
+    hues = {"x": "blue", "W": "green", "y": "violet", "g": "warm"}
+
+    def grid(x: float, middle: float, name: str, label: str) -> float:
+        "A matrix with its label and shape, turned where the label says so; gives its end."
+        rows, columns = reversed(sizes[name]) if "ᵀ" in label else sizes[name]
+        top, wide = middle - side * rows / 2, side * columns
+        hue = hues["g"] if label.startswith("gradient") else hues[name]
+        for i in range(rows):
+            for j in range(columns):
+                p.cell(x + side * j, top + side * i, side, side, hue=hue)
+        p.text(x + wide / 2, top - 8, label, f"small said {hue}")
+        shape = f"{rows} × {columns}"
+        p.text(x + wide / 2, top + side * rows + 16, shape, "small quiet")
+        return x + wide
+
+    at_x, at_w = "gradient at x", "gradient at W"
+    products = (
+        ("forward", "all inputs of", "a position", ("x", "x"), ("W", "Wᵀ"), ("y", "y")),
+        ("back to x", "all outputs of", "a position", ("g", "g"), ("W", "W"), ("x", at_x)),
+        ("back to W", "all positions", "together", ("g", "gᵀ"), ("x", "x"), ("W", at_w)),
+    )
+    for row, (title, note, more, *factors, result) in enumerate(products):
+        middle = 74 + 139 * row
+        p.left(10, middle - 8, title, "strong")
+        p.left(10, middle + 10, note, "small quiet")
+        p.left(10, middle + 26, more, "small quiet")
+        end = grid(124, middle, *factors[0])
+        p.text(end + 18, middle + 5, "×")
+        grid(end + 36, middle, *factors[1])
+        p.text(331, middle + 5, "=")
+        grid(354, middle, *result)
+    return p
+
+
 DIAGRAMS = {
     "tour": tour,
     "bpe-merges": bpe_merges,
@@ -898,6 +986,8 @@ DIAGRAMS = {
     "adamw-step": adamw_step,
     "t4-memory": t4_memory,
     "sampling-cuts": sampling_cuts,
+    "backward-chain": backward_chain,
+    "matmul-backward": matmul_backward,
 }
 
 

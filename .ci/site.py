@@ -8,6 +8,7 @@ They are in nbs/, lm336/web and data/demo.
 
 import ast
 import html
+import json
 import re
 import runpy
 import shutil
@@ -25,6 +26,7 @@ from nbdev.processors import FilterDefaults
 from nbdev.showdoc import showdoc_nm
 
 chapters = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("chapters.py"))))
+terms = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("terms.py"))))
 CFG = get_config()
 ROOT, NBS = CFG.config_path, CFG.nbs_path
 PROC, DOCS = ROOT/"_proc", ROOT/"_docs"
@@ -117,6 +119,14 @@ def shown_in_full(cell, module: str, line: int, seen: set[str]) -> list:
     return found
 
 
+def is_plot(cell) -> bool:
+    """Whether a cell draws lines and bars on white, so that its picture may lose the white and
+    turn light in the dark. Where shades have a meaning, nothing may change them."""
+    shades = "imshow", "backgroundcolor", "facecolor", "bbox"
+    drawn = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    return bool(drawn) and not any(word in cell.source for word in shades)
+
+
 class exported(processors.Processor):  # nbdev knows a processor by its name
     "What a notebook exports stands on its page where it is built, whole, and once."
 
@@ -132,6 +142,9 @@ class exported(processors.Processor):  # nbdev knows a processor by its name
                 if cell.id not in at:
                     sys.exit(f"{self.nb.path_}: {cell.id} is not in the module: nbdev_export")
                 cells += shown_in_full(cell, module, at[cell.id], seen)
+            elif is_plot(cell):
+                cell.set_source(f"#| classes: lm336-plot\n{cell.source}")
+                cells.append(cell)
             elif cell.cell_type == "code" and chapters.only_imports(cell.source):
                 if not chapters.directives(cell.source):
                     cell.set_source(FOLDED + cell.source)
@@ -222,7 +235,7 @@ def box(found: re.Match, name: str) -> str:
     return f"""::: {{.lm336-facts}}
 {facts}
 
-{found["counted"]} · [Download the notebook](notebooks/{name})
+{found["counted"]} · [Download the notebook](notebooks/{name}){{data-noresolveinput="true"}}
 :::"""
 
 
@@ -263,6 +276,8 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
     # Quarto has links to the neighbours of its own
     nb.cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
     for cell in nb.cells:
+        if cell.cell_type == "raw" and cell.source.startswith("---\n"):  # what a page is about
+            cell.set_source(cell.source.replace("---\n", "---\nimage: og.png\n", 1))
         if cell.cell_type == "code":
             cell.outputs = [highlighted(out) for out in cell.outputs]
         if cell.cell_type != "markdown":
@@ -333,6 +348,28 @@ def at_any_depth(page, path):
     return re.sub(r"(<head[^>]*>)", lambda head: f"{head[0]}\n{BASE % path}", page, count=1)
 
 
+SKIP = '<a class="lm336-skip" href="#quarto-document-content">Skip to the text</a>'
+
+
+def finished(page: str) -> str:
+    "A page with a link for those who come by keyboard, past the sidebar to the text."
+    return re.sub(r"<body[^>]*>", lambda body: f"{body[0]}\n{SKIP}", page, count=1)
+
+
+def searched() -> list[dict[str, str]]:
+    """What Quarto's index of the site lacks: an entry for every term of the glossary, which
+    leads to where the book builds or explains it."""
+    found = []
+    for term in terms.read_list()["terms"]:
+        page, (_, anchor) = term["page"], terms.section(term["page"], term["words"])
+        href = re.sub(r"^\d+_", "", page) + f".html#{anchor}"
+        name = ", ".join([term["term"], *term.get("also", [])]).replace("`", "")
+        place = {"objectID": f"{href}~{terms.slug(name)}", "href": href}
+        words = {"title": name, "section": terms.titles()[page], "text": term["means"]}
+        found.append(place | words)
+    return found
+
+
 def render():
     proc()
     subprocess.run(["quarto", "render", "--no-cache"], cwd=PROC, check=True)
@@ -340,6 +377,11 @@ def render():
     page = missing.read_text(encoding="utf-8")
     page = at_any_depth(page, CFG.doc_baseurl.rstrip("/") + "/")
     missing.write_text(page, encoding="utf-8")
+    for path in {*(PROC/"_docs").glob("*.html")} - {missing}:  # whose links begin elsewhere
+        path.write_text(finished(path.read_text(encoding="utf-8")), encoding="utf-8")
+    index = PROC/"_docs/search.json"
+    entries = searched() + json.loads(index.read_text(encoding="utf-8"))
+    index.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/"_docs", DOCS)
     for name in ("web", "model"):

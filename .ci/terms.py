@@ -8,8 +8,8 @@
 In nbs/terms.json a term has its definition (`means`), the page that explains it and `words` of
 that page that do, as they stand there; the glossary links to their section. Where an earlier
 page uses the term first, `first` has the page and the words that explain it there. `spellings`
-are regular expressions for its uses. Uses in titles, lines of facts, code, and in links to
-other pages do not count.
+are regular expressions for its uses, `also` are other names that readers search for. Uses in
+titles, lines of facts, code, and in links to other pages do not count.
 """
 
 import argparse

@@ -2,8 +2,11 @@
 
 axe-core finds nothing serious, and the page for a wrong address works from any depth.
 """
+import json
 import re
 import runpy
+import shutil
+import subprocess
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -127,3 +130,43 @@ def test_rendered_page(page, docs, name, request):
         assert fits, f"wider than a screen of {width} pixels"
         assert width < 1280 or page.evaluate(CUT) == []
         assert serious(page) == []
+
+
+# What is looked for -> the page that builds it, which the search shows first.
+SEARCHED = {
+    "softmax": "attention", "attention mask": "attention", "KV cache": "generation",
+    "byte pair": "bpe", "learning rate": "adamw", "RMSNorm": "block", "top-p": "generation",
+    "perplexity": "loss", "gradient clipping": "adamw", "rotary": "rope", "checkpoint": "runs",
+}
+SEARCH = """const [, Fuse, index, queries] = process.argv;
+const keys = [["title", 20], ["section", 20], ["text", 10]];
+const options = { keys: keys.map(([name, weight]) => ({ name, weight })),
+                  ignoreLocation: true, threshold: 0.1 };  // as quarto-search.js has them
+const fuse = new (require(Fuse))(require(index), options);
+const first = query => fuse.search(query)[0]?.item.href;
+console.log(JSON.stringify(JSON.parse(queries).map(first)));"""
+
+
+def found_first(fuse, index):
+    "The page that Quarto's search shows first, for each of what is looked for."
+    words = json.dumps(list(SEARCHED))
+    command = ["node", "-e", SEARCH, str(fuse), str(index), words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [(href or "").partition(".html")[0] for href in json.loads(done.stdout)]
+
+
+@pytest.mark.skipif(not IS_RENDERED, reason="the site is not rendered: make docs")
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+def test_search_finds_the_chapter_that_builds_a_thing_first():
+    found = found_first(DOCS / "site_libs/quarto-search/fuse.min.js", DOCS / "search.json")
+    assert dict(zip(SEARCHED, found, strict=True)) == SEARCHED
+
+
+@pytest.mark.skipif(not IS_RENDERED, reason="the site is not rendered: make docs")
+@pytest.mark.parametrize("path", sorted(DOCS.glob("[!4]*.html")), ids=lambda at: at.name)
+def test_a_rendered_page_has_our_picture_and_a_link_past_the_sidebar(path):
+    page = path.read_text(encoding="utf-8")
+    pictures = re.findall(r'<meta property="og:image" content="([^"]*)"', page)
+    assert [one.rsplit("/", 1)[-1] for one in pictures] == ["og.png"]
+    links = re.findall(r'<a [^>]*href="([^"]*)"', page)
+    assert links[0] == "#quarto-document-content" and 'id="quarto-document-content"' in page

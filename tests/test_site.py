@@ -493,6 +493,29 @@ def test_a_notebook_to_be_downloaded_links_to_nothing_beside_it(path):
     assert targets and not [one for one in targets if not one.startswith(("#", "https://"))]
 
 
+def test_every_term_can_be_searched_and_leads_to_a_place(proc):
+    at = {page_name(path): ids(path) for path in proc.glob("*.ipynb")}
+    found = site()["searched"]()
+    assert len({one["objectID"] for one in found}) == len(found) > 80
+    for one in found:
+        page, _, place = one["href"].partition("#")
+        assert place in at[page], one["href"]
+    titles = [name for one in found for name in one["title"].split(", ")]
+    assert {"softmax", "attention mask", "byte pair", "KV cache"} <= set(titles)
+
+
+def test_a_page_that_is_finished_begins_with_a_link_to_its_text():
+    page = site()["finished"]('<html><body class="nav"><header><a href="x">y</a></header>')
+    first, *_ = [attrs for tag, attrs in Tags(page).found if tag == "a"]
+    assert first["href"] == "#quarto-document-content"
+
+
+def test_quarto_warns_of_no_link():
+    "Of one to a notebook that is no page, unless it is told not to look for a page."
+    box = site()["box"]({"by_hand": "**You need** a", "counted": "1 minute"}, "06_a.ipynb")
+    assert '(notebooks/06_a.ipynb){data-noresolveinput="true"}' in box
+
+
 def test_a_page_begins_with_the_facts_in_a_box(proc):
     for path in [*sorted(proc.glob("[0-9]*.ipynb")), proc / "tour.ipynb"]:
         found = [one for one in documents(path) if one.startswith("::: {.lm336-facts}")]

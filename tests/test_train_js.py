@@ -1,16 +1,24 @@
 """Training in the page, run by Node, against PyTorch: every gradient, the losses of a run."""
 
+import io
+import json
 import math
 import random
+import subprocess
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, silu
 
 from lm336.adamw import AdamW, clip_grad_norm_
+from lm336.grammar import StoryGrammar
 from lm336.loss import token_nats
 from lm336.schedule import cosine_schedule
+from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_shapes
+from lm336.widgets import one_module
 
 from . import test_web
 
@@ -155,7 +163,7 @@ def test_one_row_stands_for_all_ids_that_never_occur(node):
     stories = random_stories(few, 5, 2)
     expected = loss_of(whole, config, stories)
     expected.backward()
-    found = trained(node, config, [stories], weights, used=used)
+    found = trained(node, config, [stories], whole, used=used)
     assert found["losses"][0] == pytest.approx(expected.item(), rel=1e-6)
     for name in weights.keys() - {"token_embeddings.weight"}:  # a row that is never read
         assert_same(found["gradients"][name], weights[name].grad, 1e-5)
@@ -245,3 +253,222 @@ def test_a_run_that_has_blown_up_says_so(node):
 
 def test_the_compiled_kernels_are_small():
     assert (test_web.WEB / "kernels-wasm.js").stat().st_size <= 30_000
+
+
+def test_without_webassembly_it_is_plain_javascript():
+    code = """WebAssembly.Module = function () { throw Error("refused"); };
+        const { makeKernels } = await import(process.argv[1]);
+        console.log(makeKernels().simd);"""
+    module = (test_web.WEB / "kernels.js").as_uri()
+    words = ["node", "--input-type=module", "-e", code, module]
+    assert subprocess.run(words, capture_output=True, text=True).stdout == "false\n"
+
+
+# ---- the worker
+
+GRAMMAR = """# weather
+In the [morning|evening] it was [sunny|rainy|cloudy|windy].
+At night there was [snow|fog|thunder|moonlight].
+"""
+START = dict(type="start", grammar=GRAMMAR, d_model=32, num_heads=2, batch_size=8)
+READY, FINISHED = dict(type="ready"), dict(type="progress", finished=True)
+
+
+def learned(node, *dialogue):
+    "The answers of the worker, by type: the last of each, and all progress."
+    answers = node("learner", dialogue)
+    failed = [answer["message"] for answer in answers if answer["type"] == "error"]
+    assert not failed
+    found = {answer["type"]: answer for answer in answers}
+    progress = [answer for answer in answers if answer["type"] == "progress"]
+    losses = [loss for answer in progress for loss in answer["losses"]]
+    return found | dict(all=progress, losses=losses)
+
+
+def written(files, folder):
+    for name, content in files.items():
+        (folder / name).write_bytes(bytes(content))
+    return Transformer.from_pretrained(folder), Tokenizer.from_pretrained(folder)
+
+
+def test_the_worker_learns_to_tell_a_grammar(node):
+    start = START | dict(max_steps=150, learning_rate=0.01)
+    found = learned(node, [start, FINISHED], [dict(type="sample", temperature=0), SAMPLE])
+    ready, last = found["ready"], found["progress"]
+    grammar = StoryGrammar(GRAMMAR)
+    assert ready["floor"] == grammar.entropy_bits == 5
+    assert last["step"] == len(found["losses"]) == last["max_steps"] == 150
+    assert [step for step, _, _ in found["losses"]] == list(range(1, 151))
+    assert found["losses"][0][1] > 10 * ready["floor"]
+    assert 0 < last["above"] < 0.2, "it came near the line, from above"
+    late = found["losses"][-15:]
+    above = sum(bits - truth for _, bits, truth in late) / 15 / ready["floor"]
+    assert last["above"] == pytest.approx(above)
+    assert grammar.log2_prob(found["sample"]["text"]) == -5, "a story of the grammar"
+
+
+SAMPLE, PROBE = dict(type="sample"), dict(type="probe")
+
+
+def test_the_same_seed_gives_the_same_run_in_the_worker(node):
+    runs = [
+        learned(node, [START | dict(max_steps=4, seed=seed), FINISHED])["losses"]
+        for seed in (3, 3, 4)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_without_the_mask_the_loss_goes_below_the_line(node):
+    start = START | dict(max_steps=120, learning_rate=0.01, mask=False)
+    assert learned(node, [start, FINISHED])["progress"]["above"] < -0.3
+
+
+def test_pause_step_and_resume(node):
+    step, resume = dict(type="step"), dict(type="resume")
+    found = learned(
+        node,
+        [START | dict(max_steps=6, paused=True), READY],
+        [step, dict(type="progress", step=1)],
+        [step, dict(type="progress", step=2, running=False)],
+        [dict(type="settings", learning_rate=0.5), None],
+        [step, dict(type="progress", step=3)],
+        [resume, None],
+        [dict(type="pause"), dict(type="progress", running=False)],
+        [PROBE | dict(prompt="In the"), PROBE],
+        [resume, FINISHED],
+    )
+    paused = found["probe"]["step"]
+    assert 3 <= paused < 6, "nothing moves while it is paused"
+    assert [step for step, _, _ in found["losses"]] == [1, 2, 3, 4, 5, 6]
+    rates = {answer["step"]: answer["learning_rate"] for answer in found["all"]}
+    assert rates[3] > 10 * rates[2], "a rate that was set while it was paused"
+
+
+def of_ids(probe):
+    return {bar["id"]: bar["probability"] for bar in probe["bars"]}
+
+
+def test_positions_are_switched_off_for_the_speaker_too(node):
+    "Without them, one layer hears nothing of the order of the words before the last."
+    answers = node(
+        "learner",
+        [
+            [START | dict(paused=True, num_layers=1), READY],
+            [PROBE | dict(prompt="In the evening it", count=30), PROBE],
+            [PROBE | dict(prompt="In evening the it", count=30), PROBE],
+            [dict(type="settings", rope=False), None],
+            [PROBE | dict(prompt="In the evening it", count=30), PROBE],
+            [PROBE | dict(prompt="In evening the it", count=30), PROBE],
+            [dict(type="download"), dict(type="error")],
+        ],
+    )
+    one, other, same, as_well = (of_ids(answer) for answer in answers[1:5])
+    assert one != pytest.approx(other, rel=1e-3)
+    assert same == pytest.approx(as_well, rel=1e-4)
+    assert "no model without positions" in answers[5]["message"]
+
+
+@pytest.fixture(scope="module")
+def downloaded(node, tmp_path_factory):
+    "A trained model's folder, opened by Python, and what the page said of one text."
+    told = "In the evening it was"
+    found = learned(
+        node,
+        [START | dict(max_steps=40), FINISHED],
+        [PROBE | dict(prompt=told, count=100), PROBE],
+        [dict(type="download"), dict(type="download")],
+    )
+    folder = tmp_path_factory.mktemp("downloaded")
+    files = found["download"]["files"]
+    return found, folder, told, *written(files, folder)
+
+
+def assert_same_beliefs(probe, model, tokenizer, told):
+    logits = model(torch.tensor([[0, *tokenizer.encode(told)]]))[0, -1]
+    expected = logits.double().softmax(-1)
+    for bar in probe["bars"]:
+        assert bar["probability"] == pytest.approx(expected[bar["id"]].item(), abs=1e-5)
+        assert bar["text"] == (tokenizer.decode([bar["id"]]) if bar["id"] else "")
+    truth = {true["text"]: true["probability"] for true in probe["truth"]}
+    assert truth == {f" {word}": 0.25 for word in ("sunny", "rainy", "cloudy", "windy")}
+
+
+@torch.no_grad()
+def test_python_opens_what_the_page_has_trained(node, downloaded):
+    found, _, told, model, tokenizer = downloaded
+    assert_same_beliefs(found["probe"], model, tokenizer, told)
+    assert len(found["probe"]["bars"]) == found["ready"]["words"] + 1
+    assert model.config.vocab_size == tokenizer.vocab_size
+    archive = zipfile.ZipFile(io.BytesIO(bytes(found["download"]["zip"])))
+    assert archive.testzip() is None
+    for name, content in found["download"]["files"].items():
+        assert archive.read(f"stories/{name}") == bytes(content)
+
+
+def test_ids_of_stories_are_the_pages(node, downloaded):
+    _, folder, _, model, tokenizer = downloaded
+    node("tokenizer", json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    grammar, known = StoryGrammar(GRAMMAR), downloaded[0]["ready"]["words"]
+    for seed in range(200):
+        story = grammar.sample(np.random.default_rng(seed))
+        ids = tokenizer.encode(story)
+        assert ids == node("encode", story) and max(ids) <= known
+        assert len(ids) < model.config.context_length
+
+
+@torch.no_grad()
+def test_a_model_trained_in_python_goes_on_in_the_page(node, downloaded, tmp_path):
+    "With weights that are different in every row, as Python has them."
+    _, folder, told, _, tokenizer = downloaded
+    config = TransformerConfig(tokenizer.vocab_size, 30, 24, 1, 2, d_ff=32, rope_theta=100.0)
+    torch.manual_seed(0)
+    model = Transformer(config)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    files = {path.name: list(path.read_bytes()) for path in tmp_path.iterdir()}
+    load = START | dict(type="load", files=files, paused=True, max_steps=60)
+    found = learned(
+        node,
+        [load, READY],
+        [PROBE | dict(prompt=told, count=1000), PROBE],
+        [dict(type="resume"), FINISHED],
+    )
+    assert found["ready"]["config"] == config.__dict__
+    assert_same_beliefs(found["probe"], model, tokenizer, told)
+    assert found["losses"][-1][1] < 0.7 * found["losses"][0][1]
+
+
+def refusal(node, message):
+    answer = node("learner", [[message, dict(type="error")]])[0]
+    assert answer["type"] == "error"
+    return answer["message"]
+
+
+def test_what_the_worker_refuses(node, downloaded):
+    _, folder, _, _, _ = downloaded
+    files = {path.name: list(path.read_bytes()) for path in folder.iterdir()}
+    load = START | dict(type="load")
+    config = json.loads(bytes(files["config.json"]))
+    wide = list(json.dumps(config | dict(d_model=64)).encode())
+    for message, words in (
+        (dict(type="dance"), "There is no message of type dance."),
+        (START | dict(grammar="In the"), "grammar, line 1: "),
+        (START | dict(num_heads=3), "3 heads cannot share a width of 32"),
+        (load | dict(files={}), "The folder has no config.json"),
+        (load | dict(files=files | {"tokenizer.json": [1]}), "tokenizer.json is damaged"),
+        (
+            load | dict(files=files | {"config.json": wide}),
+            "do not fit config.json: token_embeddings",
+        ),
+        (load | dict(files=files | {"model.safetensors": [0] * 9}), "is truncated"),
+    ):
+        assert words in refusal(node, message)
+
+
+def test_the_worker_is_one_module(tmp_path):
+    "As JupyterLab starts it: nothing beside it, and no two files with a name in common."
+    path = tmp_path / "worker.mjs"
+    path.write_text(one_module("train-worker.js"), encoding="utf-8")
+    assert "import " not in path.read_text(encoding="utf-8").replace("// import", "")
+    done = subprocess.run(["node", "--check", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

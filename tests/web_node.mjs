@@ -17,8 +17,12 @@ let model, tokenizer;
 
 // worker.js sees this instead of a worker's global object; `heard` gets what it posts.
 let heard = () => {};
-globalThis.self = { location: "file:///", postMessage: message => heard(JSON.parse(JSON.stringify(message))) };
+const plain = (_, value) => ArrayBuffer.isView(value) ? Array.from(value) : value;
+globalThis.self = { location: "file:///", postMessage: message => heard(JSON.parse(JSON.stringify(message, plain))) };
 await import("../lm336/web/worker.js");
+const sampler = self.onmessage;
+await import("../lm336/web/train-worker.js");
+const learner = self.onmessage;
 
 const commands = {
   // Post messages to the worker: all its answers up to one of the type `until`, or one that shows that it will not come. `then` is posted after `after` answers.
@@ -26,11 +30,28 @@ const commands = {
     const answers = [], last = until === "error" ? ["error", "ready", "bars", "attention", "done"] : [until, "error"];
     heard = answer => {
       answers.push(answer);
-      if (answers.length === after) self.onmessage({ data: then });
+      if (answers.length === after) sampler({ data: then });
       if (last.includes(answer.type)) resolve(answers);
     };
-    for (const data of send) self.onmessage({ data });
+    for (const data of send) sampler({ data });
   }),
+  // Messages to train-worker.js, one after the other: the next once an answer has come of the type that is named with it (and has what
+  // else is named), or an error; null: at once. All answers.
+  async learner(dialogue) {
+    const answers = [];
+    for (const [data, until] of dialogue) {
+      if (data.files) for (const name in data.files) data.files[name] = Uint8Array.from(data.files[name]);
+      await new Promise(resolve => {
+        heard = answer => {
+          answers.push(answer);
+          if (answer.type === "error" || until && Object.entries(until).every(([name, value]) => answer[name] === value)) resolve();
+        };
+        learner({ data });
+        if (!until) resolve();
+      });
+    }
+    return answers;
+  },
   // A function of a widget's module.
   call: async ([module, name, ...rest]) => (await import(`../lm336/web/${module}`))[name](...rest),
   value: async ([module, name]) => (await import(`../lm336/web/${module}`))[name],

@@ -43,6 +43,22 @@ export class PlainKernels {
     }
   }
 
+  // y = W x, or y += W x, for W (m, n): its rows begin `stride` numbers apart; four go at once.
+  matvec(y, W, stride, x, m, n, add) {
+    const F = this.floats;
+    for (let row = 0; row < m; row += 4) {
+      const last = W + (m - 1) * stride;           // a row too many reads this one again
+      let i = W + row * stride, j = Math.min(i + stride, last), k = Math.min(j + stride, last), l = Math.min(k + stride, last);
+      let a = 0, b = 0, c = 0, d = 0;
+      for (let at = x; at < x + n; at++, i++, j++, k++, l++) {
+        const factor = F[at];
+        a += F[i] * factor; b += F[j] * factor; c += F[k] * factor; d += F[l] * factor;
+      }
+      const sums = [a, b, c, d];
+      for (let at = row; at < Math.min(row + 4, m); at++) F[y + at] = (add ? F[y + at] : 0) + sums[at - row];
+    }
+  }
+
   // RMSNorm of n rows of d: out = x r w, and r = 1 / sqrt(mean(x^2) + eps) for each row.
   norm(out, r, x, w, n, d, eps) {
     const F = this.floats;
@@ -80,10 +96,10 @@ export class PlainKernels {
     }
   }
 
-  // Each of n rows of n scores becomes exp(scale s) / sum exp(scale s); with the mask, row i has the scores 0 to i, then zeros.
-  softmax(s, stride, n, scale, mask) {
+  // Each of m rows of n scores becomes exp(scale s) / sum exp(scale s); with the mask, row i has the scores 0 to i, then zeros.
+  softmax(s, stride, m, n, scale, mask) {
     const F = this.floats;
-    for (let row = 0; row < n; row++, s += stride) {
+    for (let row = 0; row < m; row++, s += stride) {
       const count = mask ? row + 1 : n;
       let top = F[s], sum = 0;
       for (let i = 1; i < count; i++) top = Math.max(top, F[s + i]);
@@ -172,7 +188,7 @@ class SimdKernels extends PlainKernels {
 
   grow() {
     const pages = Math.ceil(this.end / 2 ** 13);   // twice what is needed; a page has 2^14 numbers
-    if (this.memory) this.memory.grow(pages);
+    if (this.memory) this.memory.grow(pages - this.floats.length / 2 ** 14);
     else this.memory = new WebAssembly.Memory({ initial: pages });
     this.floats = new Float32Array(this.memory.buffer);
     this.ints = new Int32Array(this.memory.buffer);

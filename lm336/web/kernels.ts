@@ -108,6 +108,31 @@ export function product(c: i32, rc: i32, a: i32, ra: i32, ca: i32, b: i32, rb: i
   }
 }
 
+export function matvec(y: i32, W: i32, stride: i32, x: i32, m: i32, n: i32, add: bool): void {
+  const step = at(stride), last = at(W) + (m - 1) * <i32>step, whole = at(n & -4), size = at(n), factor = at(x);
+  for (let row = 0; row < m; row += 4) {
+    const a = at(W) + row * <i32>step, b = min(a + step, last), c = min(b + step, last), d = min(c + step, last);   // a row too many reads the last again
+    let sa = vec(0), sb = vec(0), sc = vec(0), sd = vec(0), i: usize = 0;
+    for (; i < whole; i += 16) {
+      const f = v128.load(factor + i);
+      sa = mad(v128.load(a + i), f, sa);
+      sb = mad(v128.load(b + i), f, sb);
+      sc = mad(v128.load(c + i), f, sc);
+      sd = mad(v128.load(d + i), f, sd);
+    }
+    let ta = sum(sa), tb = sum(sb), tc = sum(sc), td = sum(sd);
+    for (; i < size; i += 4) {
+      const f = get(factor + i);
+      ta += get(a + i) * f; tb += get(b + i) * f; tc += get(c + i) * f; td += get(d + i) * f;
+    }
+    const to = at(y + row);
+    put(to, add ? get(to) + ta : ta);
+    if (row + 1 < m) put(to + 4, add ? get(to + 4) + tb : tb);
+    if (row + 2 < m) put(to + 8, add ? get(to + 8) + tc : tc);
+    if (row + 3 < m) put(to + 12, add ? get(to + 12) + td : td);
+  }
+}
+
 // ---- rows
 
 export function norm(out: i32, r: i32, x: i32, w: i32, n: i32, d: i32, eps: f32): void {
@@ -198,9 +223,9 @@ function times(x: usize, n: i32, factor: f32): void {
   for (; i < n; i++) put(x + at(i), get(x + at(i)) * factor);
 }
 
-export function softmax(s: i32, stride: i32, n: i32, scale: f32, mask: bool): void {
+export function softmax(s: i32, stride: i32, m: i32, n: i32, scale: f32, mask: bool): void {
   let x = at(s);
-  for (let row = 0; row < n; row++) {
+  for (let row = 0; row < m; row++) {
     const count = mask ? row + 1 : n;
     times(x, count, <f32>1 / exponentials(x, count, largest(x, count), scale));
     memory.fill(x + at(count), 0, at(stride - count));

@@ -1,4 +1,5 @@
-// lm336/transformer.py in the page: float32, sums in float64.
+// lm336/transformer.py in the page, in float32.
+import { makeKernels } from "./kernels.js";
 
 // The bytes of a file; or one sentence that says what went wrong.
 export async function download(folder, name, signal, onPart = () => {}) {
@@ -25,32 +26,32 @@ export async function downloadJSON(...from) {
   catch { throw new Error(`${from[1]} is damaged: it is not JSON.`); }
 }
 
-// float16 to float32: the bits to their places, and 2^112 for the exponent's other bias.
+// float16 to float32: the bits to their places, and 2^112 for the exponent's other bias. What isn't finite has the largest exponent.
 function widen(halves) {
   const bits = Uint32Array.from(halves, half => (half & 0x8000) << 16 | (half & 0x7fff) << 13);
-  return new Float32Array(bits.buffer).map(x => x * 2 ** 112);
+  return new Float32Array(bits.buffer).map(x => Math.abs(x) < 2 ** -96 ? x * 2 ** 112 : NaN);
 }
 
-// A safetensors file: the header's length, the header in JSON, the numbers.
-function readTensors(buffer) {
+const FORMATS = { F16: bytes => widen(new Uint16Array(bytes)), F32: bytes => new Float32Array(bytes) };
+
+// A safetensors file: the header's length, the header in JSON, the numbers. Name -> Float32Array.
+export function readTensors(buffer) {
   const tensors = {};
   try {
     const begin = 8 + new DataView(buffer).getUint32(0, true);
     const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, begin - 8)));
     for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
-      if (dtype !== "F16" || begin + to > buffer.byteLength) throw name;
-      tensors[name] = new Uint16Array(buffer.slice(begin + from, begin + to));
+      if (begin + to > buffer.byteLength) throw name;
+      tensors[name] = FORMATS[dtype](buffer.slice(begin + from, begin + to));
     }
-  } catch { throw new Error("model.safetensors is truncated, or is no file of float16 weights."); }
-  for (const [name, halves] of Object.entries(tensors)) {
-    if (halves.some(half => (half & 0x7c00) === 0x7c00)) throw new Error(`model.safetensors is damaged: ${name} holds a number that is not finite.`);
-    tensors[name] = widen(halves);
-  }
+  } catch { throw new Error("model.safetensors is truncated, or is no file of float16 or float32 weights."); }
+  for (const [name, numbers] of Object.entries(tensors))
+    if (!numbers.every(Number.isFinite)) throw new Error(`model.safetensors is damaged: ${name} holds a number that is not finite.`);
   return tensors;
 }
 
 // One sentence for a configuration that makes no model, or none that a page has room for.
-function checkConfig(config) {
+export function checkConfig(config) {
   const wrong = (name, needed) => { throw new Error(`config.json is damaged: ${name} is ${config?.[name]}, not ${needed}.`); };
   for (const name of ["vocab_size", "context_length", "d_model", "d_ff", "num_layers", "num_heads"])
     if (!(Number.isInteger(config?.[name]) && config[name] > 0)) wrong(name, "a whole number above 0");
@@ -58,37 +59,15 @@ function checkConfig(config) {
     if (!(Number.isFinite(config[name]) && config[name] > 0)) wrong(name, "a number above 0");
   const { context_length: context, d_model: d, num_layers: layers, num_heads: heads } = config;
   if (d % (2 * heads)) wrong("num_heads", `a number of even heads in ${d}`);
-  if (context * d * (2 * layers + 1) > 2 ** 28)
+  if (context * d * (2 * layers + 2) > 2 ** 28)
     throw new Error(`A page has no room for the ${context} tokens of context_length in config.json.`);
 }
 
-// out = W x, or out += W x. The rows of W begin `stride` numbers apart; four go at once.
-function multiply(weight, x, out, add = false, stride = x.length) {
-  const columns = x.length, rows = out.length;
-  if (!add) out.fill(0);
-  for (let row = 0; row < rows; row += 4) {
-    const last = (rows - 1) * stride;   // a row too many reads this one again
-    let i = row * stride, j = Math.min(i + stride, last), k = Math.min(j + stride, last), l = Math.min(k + stride, last);
-    let a = 0, b = 0, c = 0, d = 0, n = 1;
-    for (; n < columns; n += 2, i += 2, j += 2, k += 2, l += 2) {
-      const y = x[n - 1], z = x[n];
-      a += weight[i] * y + weight[i + 1] * z;
-      b += weight[j] * y + weight[j + 1] * z;
-      c += weight[k] * y + weight[k + 1] * z;
-      d += weight[l] * y + weight[l + 1] * z;
-    }
-    if (n === columns) {
-      const y = x[n - 1];
-      a += weight[i] * y; b += weight[j] * y; c += weight[k] * y; d += weight[l] * y;
-    }
-    out[row] += a; out[row + 1] += b; out[row + 2] += c; out[row + 3] += d;   // past the end: lost
-  }
-}
-
-// out = x / sqrt(mean(x^2) + eps) * weight
-function normalise(x, weight, eps, out) {
-  const scale = 1 / Math.sqrt(x.reduce((sum, y) => sum + y * y, 0) / x.length + eps);
-  for (let i = 0; i < x.length; i++) out[i] = x[i] * scale * weight[i];
+// Turns of `rotate` in kernels.js, for each position a row: of pair i at position m by m theta^(-2i/d_head).
+export function turns({ d_model: d, num_heads: heads, context_length: context, rope_theta: theta }) {
+  const width = d / heads;
+  const angles = Array.from({ length: context * d }, (_, i) => Math.floor(i / d) * theta ** -((i % width - i % 2) / width));
+  return { cos: Float32Array.from(angles, Math.cos), sin: Float32Array.from(angles, (angle, i) => i % 2 ? Math.sin(angle) : -Math.sin(angle)) };
 }
 
 // x becomes exp(scale x) / sum of exp(scale x); x is given back
@@ -101,31 +80,33 @@ export function softmax(x, scale) {
 }
 
 export class Model {
-  // config as in config.json; tensors: name -> Float32Array, names as in the state dict
-  constructor(config, tensors) {
+  // config as in config.json; tensors: name -> Float32Array, names as in the state dict. Those that lie in the kernels' memory
+  // stay there and are what the model reads from now on; others are copied into it.
+  constructor(config, tensors, kernels = makeKernels()) {
     const { vocab_size: vocab, d_model: d, d_ff: f, num_heads: heads, context_length: context } = config;
     const take = (name, size) => {
-      if (tensors[name += ".weight"]?.length === size) return tensors[name];
-      throw new Error(`model.safetensors does not fit config.json: ${name} should have ${size} numbers.`);
+      const tensor = tensors[name += ".weight"];
+      if (tensor?.length !== size) throw new Error(`model.safetensors does not fit config.json: ${name} should have ${size} numbers.`);
+      if (tensor.buffer === kernels.floats.buffer) return tensor.byteOffset / 4;
+      const place = kernels.take(size);
+      kernels.floats.set(tensor, place);
+      return place;
     };
-    this.config = config;
+    Object.assign(this, { config, kernels });
     this.table = take("token_embeddings", vocab * d);
     this.head = config.tie_embeddings ? this.table : take("lm_head", vocab * d);
     this.last = take("ln_final", d);
     this.layers = Array.from({ length: config.num_layers }, (_, i) => {
-      const layer = { keys: new Float32Array(context * d), values: new Float32Array(context * d) };
+      const layer = {};
       for (const name of ["ln1", "ln2"]) layer[name] = take(`layers.${i}.${name}`, d);
       for (const name of ["q", "k", "v", "output"]) layer[name] = take(`layers.${i}.attn.${name}_proj`, d * d);
       for (const name of ["w1", "w2", "w3"]) layer[name] = take(`layers.${i}.ffn.${name}`, d * f);
       return layer;
     });
-    const half = this.half = d / heads / 2;   // pairs in a head
-    const angles = Array.from({ length: context * half },   // pair i at position m: m theta^(-i/half)
-      (_, j) => Math.floor(j / half) * config.rope_theta ** (-(j % half) / half));
-    this.cos = Float32Array.from(angles, Math.cos);
-    this.sin = Float32Array.from(angles, Math.sin);
-    const space = { x: d, h: d, q: d, k: d, v: d, mix: d, gate: f, up: f, scores: context };
-    for (const name in space) this[name] = new Float32Array(space[name]);
+    for (const layer of this.layers) Object.assign(layer, { keys: kernels.take(context * d), values: kernels.take(context * d) });
+    const space = { x: d, r: 1, h: d, q: d, k: d, v: d, mix: d, gate: f, up: f, act: f, scores: context, logits: vocab, cos: context * d, sin: context * d };
+    for (const name in space) this[name] = kernels.take(space[name]);
+    for (const [name, table] of Object.entries(turns(config))) kernels.floats.set(table, this[name]);
     this.reset();
   }
 
@@ -166,50 +147,39 @@ export class Model {
       this.reset();
       for (const old of recent) this.step(old, false);
     }
-    const { x, h, gate, up } = this, position = this.ids.push(id) - 1;
-    x.set(this.table.subarray(id * x.length, (id + 1) * x.length));
+    const { kernels, x, r, h, mix, gate, up, act, config: { d_model: d, d_ff: f } } = this, position = this.ids.push(id) - 1;
+    kernels.floats.copyWithin(x, this.table + id * d, this.table + (id + 1) * d);
     for (const layer of this.layers) {
-      normalise(x, layer.ln1, eps, h);
+      kernels.norm(h, r, x, layer.ln1, 1, d, eps);
       this.attend(layer, position);
-      multiply(layer.output, this.mix, x, true);
-      normalise(x, layer.ln2, eps, h);
-      multiply(layer.w1, h, gate);
-      multiply(layer.w3, h, up);
-      for (let i = 0; i < gate.length; i++) gate[i] *= up[i] / (1 + Math.exp(-gate[i]));   // SwiGLU
-      multiply(layer.w2, gate, x, true);
+      kernels.matvec(x, layer.output, d, mix, d, d, true);
+      kernels.norm(h, r, x, layer.ln2, 1, d, eps);
+      kernels.matvec(gate, layer.w1, d, h, f, d, false);
+      kernels.matvec(up, layer.w3, d, h, f, d, false);
+      kernels.swiglu(act, gate, up, f);
+      kernels.matvec(x, layer.w2, f, act, d, f, true);
     }
     if (!head) return;
-    const logits = new Float32Array(vocab);
-    normalise(x, this.last, eps, h);
-    multiply(this.head, h, logits);
-    return logits;
+    kernels.norm(h, r, x, this.last, 1, d, eps);
+    kernels.matvec(this.logits, this.head, d, h, vocab, d, false);
+    return kernels.view(this.logits, vocab).slice();
   }
 
   // h -> mix: what each head gathers. Keys are kept as (head, position, feature), values as (head, feature,
   // position), so that both sums are products with a matrix.
   attend(layer, position) {
-    const { h, q, k, v, mix, half } = this, { keys, values } = layer, context = this.config.context_length;
-    const scores = this.scores.subarray(0, position + 1), width = 2 * half;
-    for (const name of "qkv") multiply(layer[name], h, this[name]);
-    for (const part of [q, k]) this.rotate(part, position);
-    for (let i = 0; i < v.length; i++) values[i * context + position] = v[i];
-    for (let from = 0; from < q.length; from += width) {
-      const head = x => x.subarray(from, from + width), begin = from * context, end = begin + width * context;
-      keys.set(head(k), begin + position * width);
-      multiply(keys.subarray(begin, end), head(q), scores);
-      softmax(scores, 1 / Math.sqrt(width));
-      this.weights?.push(...scores);
-      multiply(values.subarray(begin, end), scores, head(mix), false, context);
-    }
-  }
-
-  // Turn the pairs (2i, 2i + 1) by the angles of a position.
-  rotate(x, position) {
-    for (let i = 0; i < x.length; i += 2) {
-      const angle = position * this.half + i / 2 % this.half, cos = this.cos[angle], sin = this.sin[angle];
-      const a = x[i], b = x[i + 1];
-      x[i] = a * cos - b * sin;
-      x[i + 1] = a * sin + b * cos;
+    const { kernels, h, q, k, v, mix, scores, cos, sin } = this, { keys, values } = layer, { floats } = kernels;
+    const { d_model: d, num_heads: heads, context_length: context } = this.config, width = d / heads, seen = position + 1;
+    for (const name of "qkv") kernels.matvec(this[name], layer[name], d, h, d, d, false);
+    for (const part of [q, k]) kernels.rotate(part, cos + position * d, sin + position * d, d, 1);
+    for (let i = 0; i < d; i++) floats[values + i * context + position] = floats[v + i];
+    for (let from = 0; from < d; from += width) {
+      const begin = from * context;
+      floats.copyWithin(keys + begin + position * width, k + from, k + from + width);
+      kernels.matvec(scores, keys + begin, width, q + from, seen, width, false);
+      kernels.softmax(scores, seen, 1, seen, 1 / Math.sqrt(width), false);
+      this.weights?.push(...kernels.view(scores, seen));
+      kernels.matvec(mix + from, values + begin, context, scores, width, seen, false);
     }
   }
 }

@@ -11,12 +11,13 @@
 // Numbers live in one memory, that of kernels.js; a name like `x` is the place where an array begins there.
 import { cosineSchedule } from "./cosine.js";
 import { makeKernels } from "./kernels.js";
+import { turns } from "./model.js";
 import { uniforms } from "./sampling.js";
 
 // Named as the fields of TrainingConfig; the gradient whose norm is held to max_grad_norm is that of the loss per story.
 export const DEFAULTS = {
-  learning_rate: 5e-3, min_learning_rate: 0, warmup_steps: 20, max_steps: 400, weight_decay: 0.01,
-  betas: [0.9, 0.95], max_grad_norm: 20, seed: 0,
+  learning_rate: 5e-3, min_learning_rate: 0, warmup_steps: 20, max_steps: 800, weight_decay: 0.01,
+  betas: [0.9, 0.95], max_grad_norm: 5, seed: 0,
   rope: true,      // false: no positions
   mask: true,      // false: every token sees the whole story, its own target with it
   simd: true,      // false: plain JavaScript
@@ -76,22 +77,20 @@ export class Trainer {
     Object.assign(this, { x: take(d), r: take(1), h: take(d), logits: take(stride), targets: take(1), cos: take(d), sin: take(d) });
     Object.assign(this, { dx: take(d), dh: take(d), dq: take(d), dk: take(d), dv: take(d), dact: take(f), dprobs: k.take(context * (context + 3)) });
 
-    // Turns: of pair i at position m by m theta^(-2i/d_head), for each feature of a row.
-    const width = d / heads, turns = Array.from({ length: context * d }, (_, i) =>
-      Math.floor(i / d) * config.rope_theta ** -((i % width - i % 2) / width));
-    this.turns = { cos: Float32Array.from(turns, Math.cos), sin: Float32Array.from(turns, (turn, i) => i % 2 ? Math.sin(turn) : -Math.sin(turn)) };
+    this.turns = turns(config);
     this.begin(weights);
   }
 
-  // Weights as drawn in Python: embeddings of variance 1, matrices of variance 2 / (in + out), all cut at three standard deviations.
-  begin(weights) {
-    const next = uniforms(this.settings.seed), mine = this.weights;
-    for (const [name, [rows, columns]] of Object.entries(this.shapes)) {
-      const w = mine[name], own = name === "token_embeddings.weight" && !this.config.tie_embeddings;
-      const total = name.startsWith("layers") ? rows : this.config.vocab_size;
-      if (weights) w.set(weights[name].subarray(0, w.length));
+  // Given weights; or drawn as in Python: embeddings of variance 1, matrices of variance 2 / (in + out), cut at three standard deviations.
+  begin(given) {
+    const next = uniforms(this.settings.seed), mine = this.weights, { vocab_size, tie_embeddings: tied } = this.config;
+    for (const [name, [rows, columns]] of Object.entries(parameterShapes(this.config, vocab_size))) {
+      const w = mine[name], size = columns ?? 1;
+      if (given && given[name]?.length !== rows * size) throw new Error(`The weights do not fit config.json: ${name} should have ${rows * size} numbers.`);
+      const std = name.startsWith("token") && !tied ? 1 : Math.sqrt(2 / (rows + size));
+      if (given) w.set(given[name].subarray(0, w.length));
       else if (!columns) w.fill(1);
-      else for (let i = 0; i < w.length; i++) w[i] = truncatedNormal(next) * (own ? 1 : Math.sqrt(2 / (total + columns)));
+      else for (let i = 0; i < w.length; i++) w[i] = std * truncatedNormal(next);
     }
   }
 
@@ -134,7 +133,7 @@ export class Trainer {
     for (const { at, kept, length, stride, width } of this.heads()) {
       const p = probs + kept;
       kernels.product(p, stride, q + at, d, 1, k + at, 1, d, length, length, width, false);
-      kernels.softmax(p, stride, length, 1 / Math.sqrt(width), mask);
+      kernels.softmax(p, stride, length, length, 1 / Math.sqrt(width), mask);
       kernels.product(mix + at, d, p, stride, 1, v + at, d, 1, length, width, length, false);
     }
   }
