@@ -34,7 +34,7 @@ def look(panel):
 
 
 def train(panel):
-    panel.get_by_role("option", name=" 2:").click()
+    panel.get_by_role("option", name="5: ␣a", exact=True).click()
     panel.get_by_role("button", name="Train").click()
     panel.locator(".now", has_text="Done").wait_for(timeout=600_000)
 

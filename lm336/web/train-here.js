@@ -282,7 +282,7 @@ export function render({ model, el }) {
   const indexOf = target => [...list.children].indexOf(target.closest("[role=option]"));
   list.onclick = ({ target }) => { if (target !== list) choose(indexOf(target)); };
   list.onkeydown = event => {
-    const next = { ArrowLeft: place - 1, ArrowUp: place - 1, ArrowRight: place + 1, ArrowDown: place + 1, Home: 0, End: Infinity }[event.key];
+    const at = indexOf(event.target), next = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: Infinity }[event.key];
     if (next === undefined) return;
     event.preventDefault();
     choose(next);
