@@ -156,8 +156,8 @@ def _make_run(
     data: str,  # the text
     model: "TransformerConfig",
     training: "TrainingConfig",
-    tokenizer_folder: str | os.PathLike | None,  # whose tokenizer is taken; None: a new one
-    overwrite: bool,  # a run that is there
+    tokenizer_folder: str | os.PathLike | None,  # whose tokenizer is used; None: a new one
+    overwrite: bool,  # replace a run that is there
     device: "torch.device",  # where it will be trained
 ):
     "Make a new run's texts, tokenizer, tokens and run.json, and move them in."
@@ -178,14 +178,14 @@ def _make_run(
 
 # %% ../nbs/22_cli.ipynb #876d19ad
 def _with_rows_for(
-    vocab_size: int,  # tokens that there are
-    model: "TransformerConfig",  # with as many as were asked for
-    is_trained: bool,  # the tokenizer on this text, and not taken from elsewhere
+    vocab_size: int,  # tokens that the tokenizer has
+    model: "TransformerConfig",  # with the number that was asked for
+    is_trained: bool,  # whether the tokenizer was trained on this text
 ) -> "TransformerConfig":
-    "A model's configuration with a row for each token that there is, and no others."
+    "A model's configuration with exactly one row for each of the tokenizer's tokens."
     if vocab_size >= model.vocab_size:
         return model
-    reason = f"the tokenizer has {vocab_size:,} tokens, {model.vocab_size:,} were asked for"
+    reason = f"{model.vocab_size:,} tokens were wanted, but the tokenizer has {vocab_size:,}"
     if is_trained:
         reason = _too_few_tokens(vocab_size, model.vocab_size)
     print(f"{reason}; the model has a row for each", flush=True)
@@ -197,8 +197,8 @@ def _too_few_tokens(
     wanted: int,
 ) -> str:
     return (
-        f"the text gave {found:,} tokens, {wanted:,} were asked for: "
-        "no pair of tokens is left in it to merge"
+        f"the text gave {found:,} tokens, but {wanted:,} were asked for: "
+        "it has no pair of tokens left to merge"
     )
 
 # %% ../nbs/22_cli.ipynb #f061cb8e
@@ -220,8 +220,8 @@ def _move_in(
     new: Path,  # the folder with a new run's files
     folder: Path,  # where they will be
 ):
-    "Replace the old run's files by the new one's."
-    # run.json goes first and comes last: cut off anywhere, what is there is no run, old or new
+    "Replace the old run's files with the new one's."
+    # run.json goes first and comes last: cut off anywhere, the folder holds no run at all
     _remove_run(folder)
     try:
         for path in reversed(_run_files(new)):
@@ -229,7 +229,7 @@ def _move_in(
             place.parent.mkdir(exist_ok=True)
             os.replace(path, place)
             sync(place.parent)
-    except BaseException:  # a full disk, Ctrl-C: the same command shall begin again
+    except BaseException:  # a full disk, Ctrl-C: the same command can begin again
         _remove_run(folder)
         raise
 
@@ -305,7 +305,7 @@ def _load_trainer(
 # %% ../nbs/22_cli.ipynb #10435822
 def _train_and_evaluate(
     trainer: "Run",
-) -> "tuple[Evaluation | None, list[str]]":  # (None, []) but in the first process
+) -> "tuple[Evaluation | None, list[str]]":  # (None, []) except in the first process
     "Train a run to its end, score it, generate samples, and write its report."
     from lm336.report import evaluate_run
     from lm336.transformer import parameter_count
@@ -342,13 +342,13 @@ def begin_run(
     folder: str | os.PathLike,  # the run folder
     data: str | None = None,  # the text, instead of the preset's
     tokenizer_folder: str | os.PathLike | None = None,  # with one to take; None: train one
-    overwrite: bool = False,  # begin anew where a run is
+    overwrite: bool = False,  # replace a run that is there
     device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
     **overrides: Any,  # fields of the preset's model and training, as for `load_preset`
-) -> "tuple[Evaluation | None, list[str]]":  # as `evaluate_run`; (None, []) but in process 0
+) -> "tuple[Evaluation | None, list[str]]":  # as `evaluate_run` in process 0, else (None, [])
     """A new run: text, tokenizer, tokens, training, evaluation, samples, report.
 
-    `InputError` for what cannot be done, and where a run would be lost; nothing is then."""
+    `InputError` for what cannot be done, and where a run would be lost: it is kept then."""
     from lm336.configuration import load_preset
     from lm336.devices import pick_device
     from lm336.fast_trainer import check_training
@@ -369,9 +369,9 @@ def resume_run(
     folder: str | os.PathLike,  # the run folder
     device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
 ) -> "tuple[Evaluation | None, list[str]]":  # as `begin_run`
-    """Go on with a run from its newest checkpoint, as it was begun.
+    """Continue a run from its newest checkpoint, with its own settings.
 
-    `InputError` for a folder that is no run, or has other files than it was begun with."""
+    `InputError` for a folder that is not a run, or whose files are not those it began with."""
     from lm336.devices import pick_device
     from lm336.run_folder import read_run
 
@@ -425,7 +425,7 @@ def lm336_train_tokenizer(
 class PresetFields(TypedDict, total=False):
     "The fields of a preset that `lm336_pretrain` takes as options, and what each is."
 
-    max_steps: Annotated[int, "updates in all, instead of the preset's (as all that follow)"]
+    max_steps: Annotated[int, "updates in all, instead of the preset's (like all that follow)"]
     batch_size: Annotated[int, "windows of context_length tokens per update"]
     gradient_accumulation_steps: Annotated[
         int, "micro-batches that one update is split into"
@@ -438,7 +438,7 @@ class PresetFields(TypedDict, total=False):
     weight_decay: Annotated[float, "AdamW's lambda"]
     precision: Annotated[str, "of matrix products: auto, float32, bfloat16 or float16"]
     compile: Annotated[str, "torch.compile: auto, on or off"]
-    eval_interval: Annotated[int, "updates between looks at the validation text"]
+    eval_interval: Annotated[int, "updates between evaluations on the validation text"]
     save_interval: Annotated[int, "updates between checkpoints"]
     seed: Annotated[int, "of the initial weights and of the order of the windows"]
     vocab_size: Annotated[int, "token ids, fewer where the text does not give so many"]
@@ -454,9 +454,9 @@ def lm336_pretrain(
     preset: str | None = None,  # demo_cpu, tinystories_t4, or a JSON file with their fields
     data: str | None = None,  # stories, stories:300 (megabytes), tinystories or a text's path
     tokenizer: str | None = None,  # folder with a tokenizer.json to take instead of a new one
-    resume: bool = False,  # go on from the newest checkpoint, as the run was begun
-    overwrite: bool = False,  # begin anew where a run is
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
+    resume: bool = False,  # go on from the newest checkpoint, with the run's own settings
+    overwrite: bool = False,  # replace a run that is there
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
     **numbers: Unpack[PresetFields],  # instead of the preset's
 ):
     """Train a model from raw text.
@@ -502,7 +502,7 @@ def _refuse_changes(
 # %% ../nbs/22_cli.ipynb #c3ed619c
 def lm336_evaluate(
     run: str,  # a run folder
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
 ):
     "Score a run on its whole validation file; write samples.md and report.md anew."
     from lm336.devices import pick_device
@@ -523,7 +523,7 @@ def lm336_generate(
     top_k: int | None = None,  # only the k likeliest tokens
     top_p: float | None = None,  # only the likeliest tokens that together are this likely
     seed: int | None = None,  # the same seed gives the same text
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
     from lm336.devices import pick_device
@@ -545,12 +545,12 @@ def lm336_demo(
     out: str = "runs/demo",  # the run folder
     minutes: float = 3.8,  # how long to train; text and evaluation take about one more
     overwrite: bool = False,  # begin anew where a demo has ended
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where it is
+    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
 ):
     """From nothing to stories, in minutes on a CPU.
 
-    Writes a corpus, trains a tokenizer and a small model on it, measures it, lets it tell.
-    Interrupted, the same command goes on; when the run has ended, it tells another story."""
+    Writes a corpus, trains a tokenizer and a small model on it, scores it, prints its stories.
+    Interrupted, the same command goes on; once the run has ended, it tells another story."""
     if not 0 < minutes < 1e6:
         raise InputError(f"--minutes is {minutes:g}: a number above 0 is needed, such as 3.8")
     folder = Path(out)
@@ -645,7 +645,7 @@ def lm336_web(
     run: str,  # a folder with a model and tokenizer; stories: the model of lm336
     *,
     out: str,  # folder that the page is written to
-    overwrite: bool = False,  # replace files of these names that no page is made of
+    overwrite: bool = False,  # replace files of these names that are not a page's
 ):
     "Make a page that runs the model in its reader's browser: a folder for any web server."
     from lm336.interop import to_web
@@ -656,7 +656,7 @@ def lm336_web(
     source, folder = pretrained_folder(run), Path(out)
     if (folder / "run.json").exists() or folder.resolve() == source.resolve():
         raise InputError(
-            f"{out} holds a model whose weights the page would halve: give another --out"
+            f"{out} holds a model that the 16-bit page would replace: give another --out"
         )
     if (source / "run.json").exists():
         check_digests(source, read_run(source), "tokenizer.json", "model.safetensors")
@@ -788,7 +788,7 @@ def _sentence(
     out_of_memory = "out of memory|can.t allocate memory|not enough memory"
     if isinstance(error, MemoryError) or re.search(out_of_memory, text):
         return (
-            "the memory is not enough for this: a smaller model, batch or context takes less"
+            "there is not enough memory for this: a smaller model, batch or context takes less"
         )
     if isinstance(error, RuntimeError):
         return None
@@ -813,7 +813,7 @@ def _after_interrupt(
 
 
 def _close_output():
-    "Whoever read our output has gone, or its disk is full: what is left goes nowhere."
+    "Discard the rest of our output: its reader has gone, or its disk is full."
     try:
         sys.stdout.flush()
     except OSError:

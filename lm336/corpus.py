@@ -40,7 +40,7 @@ def iter_documents(
     separator: str = END_OF_TEXT,  # what lies between two documents
     field: str = "text",  # the text's name in a .jsonl file
 ) -> Iterator[str]:
-    "The documents of a corpus one by one, unchanged; those of only white space are left out."
+    "The documents of a corpus one by one, unchanged; those of white space alone are left out."
     if not separator:
         raise InputError(f"the separator is empty; give some text, such as {END_OF_TEXT}")
     for document in between(read_text(path, separator, field), separator):

@@ -75,7 +75,7 @@ def load_tokens(
 ) -> np.memmap:  # read-only, uint16 or uint32 (number of tokens,)
     """Map a file of token ids into memory.
 
-    InputError if it is truncated, empty or no token file, or has an id >= vocab_size.
+    InputError if it is truncated, empty or not a token file, or has an id >= vocab_size.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,7 +106,7 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
 
 # %% ../nbs/03_dataset.ipynb #25f03001
 def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> None:
-    "InputError for an array that is no row of ids, for an empty row, and for a wrong length."
+    "InputError for an array that isn't a row of ids, an empty row, and a wrong length."
     if len(shape) != 1 or dtype not in (np.dtype("<u2"), np.dtype("<u4")):
         raise InputError(f"{path} has an array of {dtype} with shape {shape}; {_EXPECTED}")
     held = (path.stat().st_size - offset) / dtype.itemsize
@@ -192,7 +192,7 @@ def batch_at(
     rank: int = 0,  # which process asks
     num_processes: int = 1,  # how many share the batch; must divide batch_size
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64, each (batch / num_processes, seq)
-    """As `get_batch`, but a pure function of (seed, step): nothing has to be saved to resume.
+    """Like `get_batch`, but a pure function of (seed, step): resuming needs no saved position.
 
     Each of several processes reads its own rows only; together, in the order of their ranks,
     they are the batch.

@@ -43,8 +43,8 @@ def _fetch(repo: str, path: Path) -> tuple[Path, str]:
     digest, size, commit = stated.etag or "", stated.size, stated.commit_hash
     if not re.fullmatch("[0-9a-f]{64}", digest) or size is None or commit is None:
         raise InputError(
-            f"{_hub()} states no commit, size and SHA-256 of {path.name}: it is no Hugging "
-            "Face hub; give another HF_ENDPOINT, or none"
+            f"{_hub()} states no commit, size and SHA-256 of {path.name}: it is not a "
+            "Hugging Face hub; give another HF_ENDPOINT, or none"
         )
     part = path.with_name(f"{path.name}.{digest[:12]}.part")
     if part.exists() and part.stat().st_size > size:
@@ -62,7 +62,7 @@ def _in_a_sentence(error: Exception, repo: str, path: Path) -> Exception:
     wanted = f"{path.name} of {repo} at {_hub()}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, OfflineModeIsEnabled):
-        return OSError(f"{wanted} cannot be asked for while HF_HUB_OFFLINE is set")
+        return OSError(f"{wanted} cannot be downloaded while HF_HUB_OFFLINE is set")
     if status == 404:
         return FileNotFoundError(f"{wanted} does not exist on the server (404)")
     if status is not None and status not in (408, 429) and status < 500:
@@ -72,12 +72,12 @@ def _in_a_sentence(error: Exception, repo: str, path: Path) -> Exception:
     problem = f"{type(error).__name__}: {error}".splitlines()[0]
     if status is not None:
         problem = f"the server answered {status}"
-    again = "run again to go on from what has come"
+    again = "run again to continue from what has arrived"
     return ConnectionError(f"{wanted} could not be fetched ({problem}); {again}")
 
 # %% ../nbs/24_download.ipynb #4b87d281
 def _fetch_all(repo: str, path: Path) -> tuple[Path, str]:
-    "As many attempts as it takes; the pause before the next one doubles."
+    "Up to `_ATTEMPTS` attempts; the pause before the next one doubles."
     attempt = 1
     while True:
         try:
@@ -94,7 +94,7 @@ def _fetch_all(repo: str, path: Path) -> tuple[Path, str]:
 # %% ../nbs/24_download.ipynb #160e0be4
 def fetch_from_hub(
     repo: str,  # a data set on the Hugging Face hub, such as "roneneldan/TinyStories"
-    path: str | os.PathLike,  # where the file of this name shall be; returned if it is there
+    path: str | os.PathLike,  # where it goes, by its name in that data set
 ) -> Path:  # that file
     """Fetch a file once from `HF_ENDPOINT` or the hub: resumed, checked, never half there.
 
@@ -125,12 +125,12 @@ def _check_digest(part: Path, digest: str, path: Path):
         _forget_parts(path)
         raise InputError(
             f"{path.name} came from {_hub()} with SHA-256 {found}, expected {digest}; it was "
-            "thrown away, try again"
+            "thrown away: try again"
         )
 
 
 def _forget_parts(path: Path):
-    "Remove the parts of a file, of whatever version, also those of the first edition."
+    "Remove all parts of a file, of whatever version, and the notes that older parts have."
     for left in path.parent.glob(f"{path.name}.*"):
         if left.suffix == ".part" or left.name.endswith(".part.version"):
             left.unlink(missing_ok=True)

@@ -93,13 +93,13 @@ def _verdict(check: Callable[[Callable], None], attempt: Callable) -> tuple[str,
 
 # %% ../nbs/exercises.ipynb #cf8f8769
 def answers_folder() -> Path | None:
-    "Where solved answers are kept: LM336_ANSWERS, or my_lm336; None where it is empty."
+    "Where solved answers are kept: LM336_ANSWERS, or my_lm336; None if that is empty."
     name = os.environ.get("LM336_ANSWERS", "my_lm336")
     return Path(name) if name else None
 
 
 def _import_line(name: str, value: Any) -> str | None:
-    "How a file gets what a notebook calls by this name; None if it is no import."
+    "The line that imports what a notebook calls by this name; None if it was not imported."
     if ismodule(value):
         return f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
     home = getattr(value, "__module__", None)

@@ -477,7 +477,7 @@ def discard(
 def to_arrays(
     self: PretokenCounts,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # uint8; int64 (n,) lengths; int64 (n,) counts
-    "The n words that were met, one after another, a zero byte behind each."
+    "The n words that were met, one after another, a zero byte after each."
     counts, keys = self.counts[: len(self.index)], self.index.keys
     second = keys.second[: keys.count]
     short = np.flatnonzero((second != _LONG) & (counts > 0))
@@ -503,7 +503,7 @@ def _keep_freed_memory() -> None:
 
 
 def _release_freed_memory() -> None:
-    "Have glibc give back the memory it kept, also between what is in use; elsewhere, nothing."
+    "Have glibc return the memory it kept, even amid what is in use; elsewhere, do nothing."
     if os.name == "posix":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim:
@@ -511,7 +511,7 @@ def _release_freed_memory() -> None:
 
 # %% ../nbs/25_fast_bpe.ipynb #4e0b7a12
 def _enlarge_pipe(pipe: IO[bytes]) -> None:
-    "Room for a megabyte in a pipe, to wait less; where there is none, it works without."
+    "Give a pipe room for a megabyte, to wait less, on systems that allow it."
     try:
         import fcntl  # not on Windows
 
@@ -522,7 +522,7 @@ def _enlarge_pipe(pipe: IO[bytes]) -> None:
 
 def _helper_died() -> ChildProcessError:
     return ChildProcessError(
-        "a helper process has died, for want of memory perhaps; num_workers=1 does without"
+        "a helper process has died, perhaps for lack of memory; num_workers=1 needs none"
     )
 
 # %% ../nbs/25_fast_bpe.ipynb #43db69a3
@@ -534,9 +534,9 @@ class HelperProcess:
 
     def __init__(
         self,
-        module: str,  # where its work is, such as "lm336.fast_bpe"
+        module: str,  # which has the function, such as "lm336.fast_bpe"
         work: str,  # a generator function's name; its first argument: what is sent, one by one
-        *arguments: object,  # its others
+        *arguments: object,  # its further arguments
     ) -> None:
         program = "from lm336.fast_bpe import _work_as_helper; _work_as_helper()"
         code = f"import sys; sys.path = {sys.path!a}; {program}"
@@ -875,7 +875,7 @@ def _every_other(places: np.ndarray, step: int) -> np.ndarray:
 # %% ../nbs/25_fast_bpe.ipynb #5dde5bcd
 @patch
 def _merge(self: MergeLearner, a: int, b: int, places: np.ndarray) -> None:
-    "Replace the pair at these places, and push the pairs that come into being."
+    "Replace the pair at these places, and push the new pairs that this creates."
     new = len(self.vocab)
     size_a = int(self.sizes[a])
     size = size_a + int(self.sizes[b])
@@ -894,7 +894,7 @@ def _merge(self: MergeLearner, a: int, b: int, places: np.ndarray) -> None:
 # %% ../nbs/25_fast_bpe.ipynb #25f02024
 @patch
 def _push_neighbours(self: MergeLearner, new: int, size: int, places: np.ndarray) -> None:
-    "Push the pairs that came into being with a new symbol of this size."
+    "Push the pairs that a new symbol of this size has created."
     before = self.symbols.take(places - 1)
     before = np.maximum(before, -2 - before)  # as at its first byte
     after = self.symbols.take(places + size)
@@ -1263,7 +1263,7 @@ def _write_header(file: IO[bytes], dtype: np.dtype, length: int) -> None:
 # %% ../nbs/25_fast_bpe.ipynb #25f02029
 def _progress_bar(text_path: Path) -> Any:
     "A progress bar; the bytes of a packed text or a folder are not known in advance."
-    from tqdm.auto import tqdm  # a twentieth of a second, for those who see the bar alone
+    from tqdm.auto import tqdm  # takes a twentieth of a second: only for files
 
     size = None
     if text_path.suffix == ".txt" and text_path.is_file():

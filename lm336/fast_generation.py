@@ -269,7 +269,7 @@ def fast_sample(
     config: SamplingConfig,  # as for `next_token_probs`
     seen: torch.Tensor | None = None,  # as for `next_token_probs`
 ) -> torch.Tensor:  # (...), tokens
-    "As `sample`, within rounding; after top-k it handles k tokens only."
+    "Like `sample`, within rounding; after top-k it handles only k tokens."
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if seen is not None and config.repetition_penalty != 1:
         logits = penalise(logits, seen, float(config.repetition_penalty))

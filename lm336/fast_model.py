@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # %% ../nbs/26_fast_model.ipynb #64e8892b
 class FastEmbedding(Embedding):
-    """An `Embedding` by PyTorch's kernel, whose gradient is faster. Ids are not checked under
-    torch.compile."""
+    """An `Embedding` that uses PyTorch's kernel, whose gradient is faster. Ids are not checked
+    under torch.compile."""
 
     def forward(
         self,
@@ -54,7 +54,7 @@ def to_neighbours(
 
 # %% ../nbs/26_fast_model.ipynb #6931380f
 class FastRotaryEmbedding(RotaryEmbedding):
-    "A `RotaryEmbedding` by one complex product; under torch.compile by the four real ones."
+    "A `RotaryEmbedding` with one complex product; under torch.compile with four real ones."
 
     def forward(
         self,
@@ -133,17 +133,17 @@ def reorder_rows(
 
 # %% ../nbs/26_fast_model.ipynb #878c40c9
 class FastAttention(MultiHeadSelfAttention):
-    """A `MultiHeadSelfAttention` with the weights of q, k and v stacked, by `fast_attention`.
-    Under torch.compile, without a cache and without given positions, q and k have their
-    features in halves."""
+    """A `MultiHeadSelfAttention` that stacks the weights of q, k and v and calls
+    `fast_attention`. Under torch.compile, without a cache and without given positions, q and
+    k have their features in halves."""
 
     def project(
         self,
         x: torch.Tensor,  # (batch, seq, d_model)
         token_positions: torch.Tensor | None = None,  # (seq,) or (batch, seq)
     ) -> tuple[torch.Tensor, ...]:  # q, k, v, each (batch, num_heads, seq, d_head)
-        """As the plain one, for more than one token by one product with the three weights
-        stacked."""
+        """Like the plain one, but for more than one token in one product, with the three
+        weights stacked."""
         if x.shape[-2] == 1:
             return super().project(x, token_positions)
         projections = self.q_proj, self.k_proj, self.v_proj
@@ -163,7 +163,7 @@ class FastAttention(MultiHeadSelfAttention):
         x: torch.Tensor,  # (batch, seq, d_model)
         rope: FastRotaryEmbedding,  # the layer's own
     ) -> tuple[torch.Tensor, ...]:  # q, k, v, each (batch, num_heads, seq, d_head)
-        "As `project`, but one product each, with q and k in halves: q k^T is the same."
+        "Like `project`, but with a product for each, and q, k in halves: q k^T is the same."
         turned = []
         for part in (self.q_proj, self.k_proj):
             weight = reorder_rows(part.weight, self.num_heads, to_halves)
@@ -230,8 +230,8 @@ class RMSNormWithGradient(torch.autograd.Function):
 
 # %% ../nbs/26_fast_model.ipynb #0838727e
 class FastRMSNorm(RMSNorm):
-    """An `RMSNorm` by one function with its own gradient on a CPU, by PyTorch's kernel on a
-    GPU. Under autocast it returns autocast's number format."""
+    """An `RMSNorm` with a gradient of its own on a CPU, and with PyTorch's kernel on a GPU.
+    Under autocast it returns autocast's number format."""
 
     def forward(
         self,
@@ -252,7 +252,7 @@ class FastRMSNorm(RMSNorm):
 
 # %% ../nbs/26_fast_model.ipynb #2b0a9f77
 class FastSwiGLU(SwiGLU):
-    "A `SwiGLU` by PyTorch's silu."
+    "A `SwiGLU` that uses PyTorch's silu."
 
     def forward(
         self,

@@ -145,7 +145,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     hidden: torch.Tensor,  # the model's last hidden states (..., d_model)
     weight: torch.Tensor,  # the head's weight (vocab, d_model)
-    targets: torch.Tensor,  # the token that came, integers (...)
+    targets: torch.Tensor,  # the tokens that come next, integers (...)
     chunk_size: int | None = None,  # rows of logits at a time; None: 512 on a CPU, else 4096
 ) -> torch.Tensor:  # scalar, at least float32
     """`cross_entropy(hidden @ weight.T, targets)` without ever holding all logits.
@@ -177,9 +177,9 @@ def linear_cross_entropy(
 # %% ../nbs/27_fast_training.ipynb #d474f50f
 def fast_token_nats(
     logits: torch.Tensor,  # unnormalised scores (..., vocab), any float type
-    targets: torch.Tensor,  # the token that came, integers (...)
+    targets: torch.Tensor,  # the tokens that come next, integers (...)
 ) -> torch.Tensor:  # (...), at least float32
-    "`token_nats` by PyTorch's kernel. Errors as there."
+    "`token_nats` with PyTorch's kernel. The same errors."
     check_targets(logits.shape, targets)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -199,7 +199,7 @@ def _adamw_in_one_pass(
     exp_avgs: list[torch.Tensor],
     exp_avg_sqs: list[torch.Tensor],
     steps: list[torch.Tensor],  # updates so far, on the parameters' device
-    found_inf: torch.Tensor | None = None,  # 1 where nothing shall change
+    found_inf: torch.Tensor | None = None,  # 1: nothing changes
     grad_scale: torch.Tensor | None = None,  # divides the gradients first
     **options: float,  # lr, beta1, beta2, eps, weight_decay
 ):
@@ -255,10 +255,10 @@ def _update_group(
 class FastAdamW(AdamW):
     """`AdamW` in one pass over the memory of all parameters; arguments and state as there.
 
-    Under a `GradScaler` it unscales, and leaves out an overflow, without asking the device."""
+    Under a `GradScaler` it unscales, and skips an overflow, without asking the device."""
 
-    found_inf: torch.Tensor  # if it is there: 1 where an update shall change nothing
-    grad_scale: torch.Tensor  # if it is there: it divides the gradients first
+    found_inf: torch.Tensor  # if set: 1 means that an update changes nothing
+    grad_scale: torch.Tensor  # if set: what the gradients are divided by first
 
     def add_param_group(
         self,
@@ -271,7 +271,7 @@ class FastAdamW(AdamW):
         self,
         state_dict: dict[str, Any],  # of a `FastAdamW` or an `AdamW`
     ):
-        "Go on from a state, wherever its step counts lie."
+        "Continue from a state, on whatever device its step counts are."
         groups = [group | {"fused": True} for group in state_dict["param_groups"]]
         super().load_state_dict(state_dict | {"param_groups": groups})
 
@@ -279,7 +279,7 @@ class FastAdamW(AdamW):
         self,
         p: torch.Tensor,  # one of the parameters
     ) -> dict[str, torch.Tensor]:  # averages like the parameter, and the number of its updates
-        "A parameter's state; before its first update, zeros. All of it is on its device."
+        "A parameter's state, all on its device; zeros before its first update."
         state = self.state[p]
         if not state:
             state = super().state_of(p)
@@ -288,7 +288,7 @@ class FastAdamW(AdamW):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        "PyTorch's name for it: whether `step` itself unscales, and leaves out an overflow."
+        "PyTorch's name for it: whether `step` itself unscales, and skips an overflow."
         params = [p for group in self.param_groups for p in group["params"]]
         return all(p.device.type in _SKIPPING for p in params)
 
@@ -310,8 +310,8 @@ class FastAdamW(AdamW):
 
 # %% ../nbs/27_fast_training.ipynb #20c13937
 def fast_clip_grad_norm_(
-    parameters: Iterable[torch.Tensor],  # those without a gradient are passed over
-    max_norm: float,  # the longest that the gradient of all of them together may be
+    parameters: Iterable[torch.Tensor],  # those without a gradient are skipped
+    max_norm: float,  # the greatest length allowed for all gradients together
 ) -> torch.Tensor:  # the norm before clipping, a scalar on the device: nothing waits for it
     "`clip_grad_norm_` with a few kernels for all gradients; errors as there."
     if not max_norm > 0:
@@ -371,7 +371,7 @@ def compiles_well(
 ) -> bool:
     """Whether torch.compile is likely to pay.
 
-    For at least `LONG_RUN` operations, where it can make a kernel of one line."""
+    It is for at least `LONG_RUN` operations, if one line of code can be compiled here."""
     return flops >= LONG_RUN and compile_fault(device) is None
 
 # %% ../nbs/27_fast_training.ipynb #782dc734
@@ -405,7 +405,7 @@ class FastUpdate:
         )
         in_float16 = precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=in_float16)
-        self.skipped: torch.Tensor | int = 0  # updates left out for an overflow
+        self.skipped: torch.Tensor | int = 0  # updates skipped because of an overflow
         # becomes True at a number that is not finite: from then on nothing moves
         self.stopped = torch.zeros((), dtype=torch.bool, device=self.device)
 
@@ -417,8 +417,8 @@ class FastUpdate:
     ) -> tuple[torch.Tensor, torch.Tensor]:  # scalars on the device
         """Move the weights once. Returns the loss and the gradient's norm before clipping.
 
-        Where one of them is not finite, nothing changes; nor does it later, but for an
-        overflow in float16."""
+        If one of them is not finite, nothing changes, now or at any later call; an overflow
+        in float16 skips only this update."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         loss = self.accumulate(inputs, targets)

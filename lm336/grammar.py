@@ -45,7 +45,7 @@ class Plot(NamedTuple):
 
     title: str  # the name of the plot, which no story shows
     cast: dict[str, str]  # slot -> the list it draws from, in the order of drawing
-    sizes: tuple[int, ...]  # for each slot, how many its list has
+    sizes: tuple[int, ...]  # for each slot, how many words its list has
     earlier: tuple[tuple[int, ...], ...]  # for each slot, those before it from its list
     parts: _Parts  # what is told
 
@@ -125,12 +125,12 @@ class _Reference(NamedTuple):
 
     text: str  # as it is written
     article: str  # "a", "A", or nothing
-    name: str  # in small letters
-    form: str  # in small letters, or nothing
-    capital: bool  # whether the first letter is large
+    name: str  # in lower case
+    form: str  # in lower case, or nothing
+    capital: bool  # whether the first letter is a capital
 
     def surfaces(self, words: _WordList) -> tuple[str, ...]:
-        "What is written for each word of a list, which has the form."
+        "What is written for each word of a list that has this form."
         column = words.forms.index(self.form) if self.form else 0
         surfaces = [word[column] for word in words.words]
         if self.article:
@@ -513,7 +513,7 @@ class StoryGrammar:
 
     @cached_property
     def entropy_bits(self) -> float:
-        "The entropy of a story: of the choice of a plot, of its cast, and of what is told."
+        "The entropy of a story: of its plot, of its cast, and of the choices in its text."
         bits = [_bits(plot.parts) + _cast_bits(plot) for plot in self.plots]
         return log2(len(bits)) + sum(bits) / len(bits)
 

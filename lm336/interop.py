@@ -156,7 +156,7 @@ def to_hf(
     `AutoTokenizer.from_pretrained`.
 
     `InputError` for a tokenizer with more tokens than the model, and for a folder with
-    somebody's files; `FloatingPointError` for weights that are no numbers."""
+    somebody's files; `FloatingPointError` for weights that are not numbers."""
     _check_pair(model, tokenizer)
     weights = _hf_weights(model)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
@@ -246,8 +246,8 @@ def _refuse_more_tokens(folder: Path, tokenizer: Tokenizer):
         for token in _named_tokens(values):
             text = token.get("content")
             if text not in tokenizer.special_tokens:
-                raise InputError(f"{path} names the token {shown(text)}, which is no special "
-                                 "token in tokenizer.json")
+                raise InputError(f"{path} names the token {shown(text)}, which is not a "
+                                 "special token in tokenizer.json")
             for name in ("lstrip", "rstrip", "single_word"):
                 if token.get(name):
                     raise InputError(f"{path}: {name} of {shown(text)} is not followed here")
@@ -371,7 +371,7 @@ def to_web(
     for name, weight in half.state_dict().items():
         if not weight.isfinite().all():
             raise InputError(f"{name} has numbers beyond 65,504, the largest of float16, "
-                             "or that are no numbers")
+                             "or values that are not numbers")
     with _export(folder, overwrite) as waiting:
         half.save_pretrained(waiting)
         tokenizer.save_pretrained(waiting)

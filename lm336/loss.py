@@ -60,7 +60,7 @@ def cross_entropy(
 def perplexity(
     nats: float | torch.Tensor,  # mean surprise per token
 ) -> float | torch.Tensor:  # of the same kind; at least 1
-    "exp of the mean surprise: so many equally likely tokens would be as hard to guess."
+    "exp of the mean surprise: as hard to guess as this many equally likely tokens."
     if isinstance(nats, torch.Tensor):
         return nats.exp()
     return math.exp(nats) if nats < 709 else math.inf

@@ -159,7 +159,7 @@ def stream_pretokens(
     chunks: Iterable[str],  # a text, cut anywhere
     special_tokens: Sequence[str] = (),  # kept whole
 ) -> Iterator[str]:  # pre-tokens and special tokens
-    "The pieces of a text that comes in chunks, the same as of the whole, each once certain."
+    "The pieces of a text that comes in chunks: those of the whole, each once it is certain."
     specials = special_regex(special_tokens)
     beginnings = {token[:i] for token in special_tokens for i in range(1, len(token))}
     longest = max(map(len, special_tokens), default=0)
@@ -208,7 +208,7 @@ def encode_iterable(
     self: Tokenizer,
     chunks: Iterable[str],  # a text, cut anywhere, such as an open file
 ) -> Iterator[int]:
-    "The ids of a text that comes in chunks, the same as of the whole, each once certain."
+    "The ids of a text that comes in chunks: those of the whole, each once it is certain."
     for piece in stream_pretokens(chunks, self.special_tokens):
         ids = self._cache.get(piece)
         if ids is None:
@@ -236,7 +236,7 @@ def encode_blocks(
     self: Tokenizer,
     chunks: Iterable[str],  # a text, cut anywhere
 ) -> Iterator[np.ndarray]:  # uint16 or uint32
-    "As `encode_iterable`, much faster: an array of ids for about every 256,000 characters."
+    "Like `encode_iterable`, much faster: an array of ids for about every 256,000 characters."
     return self._array_encoder.encode_blocks(chunks)
 
 
@@ -334,7 +334,7 @@ def _made_of(
 @patch_to(Tokenizer, cls_method=True)
 def from_pretrained(
     cls: type[Tokenizer],
-    folder: str | os.PathLike,  # of a tokenizer.json; "stories": what comes with lm336
+    folder: str | os.PathLike,  # with a tokenizer.json; "stories": the one in lm336
 ) -> Tokenizer:
     """Read what `save_pretrained` wrote, or another byte-level BPE tokenizer in this layout.
 

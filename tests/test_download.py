@@ -168,7 +168,7 @@ def test_a_dropped_connection_is_resumed(hub, tmp_path):
 
 def test_the_next_call_goes_on_where_this_one_gave_up(hub, tmp_path):
     hub.get = lambda request: serve(request, cut=100_000 if hub.gets() == 1 else 0)
-    with pytest.raises(ConnectionError, match="could not be fetched .* run again to go on"):
+    with pytest.raises(ConnectionError, match="could not be fetched .* run again to continue"):
         fetch(tmp_path)
     assert only(tmp_path) == [part_of(CONTENT)]
     hub.get = serve

@@ -198,7 +198,7 @@ def test_without_its_program_the_panel_says_so(page, site):
 def test_the_model_can_be_taken_along(panel, tmp_path):
     page = panel()
     page.click("text=One step")
-    says(page, ".numbers", "1 of 400")
+    says(page, ".numbers", "1 of 800")
     with page.expect_download() as download:
         page.click("text=Download the model")
     with zipfile.ZipFile(download.value.path()) as archive:

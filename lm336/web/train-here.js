@@ -15,7 +15,7 @@ const HTML = `
     <p class="status about" role="status"></p>
     <label>Learning rate <span class="value" aria-hidden="true"></span><input name="rate" type="range" min="-4" max="-1.5" step="0.1" value="-2.3"></label>
     ${choice("width", "Width", [32, 48, 64, 96, 128], 64)}${choice("layers", "Layers", [1, 2, 3, 4], 2)}${choice("heads", "Heads", [1, 2, 4, 8], 4)}
-    ${choice("steps", "Steps", [100, 200, 400, 800, 1600, 3200], 400)}
+    ${choice("steps", "Steps", [100, 200, 400, 800, 1600, 3200], 800)}
     ${tick("rope", "RoPE: the words have an order")}${tick("mask", "Mask: no word sees the next")}
     <div class="actions"><button type="submit"></button><button type="button" class="quiet" name="one">One step</button>
       <button type="button" class="quiet" name="again">Reset</button><button type="button" class="quiet" name="save">Download the model</button></div>
@@ -34,7 +34,7 @@ const HTML = `
   </div>`;
 
 const HEIGHT = 230, LEFT = 40, RIGHT = 14, TOP = 10, BOTTOM = 24;
-const BATCH = 32, SPEED = 8e9, PER_WEIGHT = 6;        // stories per step; operations per second, until they are measured, and per word and weight, there and back
+const BATCH = 16, SPEED = 8e9, PER_WEIGHT = 6;        // stories per step; operations per second, until they are measured, and per word and weight, there and back
 const STATES = { asleep: "Train", running: "Pause", paused: "Go on", finished: "Train again" };
 const whole = number => Math.round(number).toLocaleString("en");
 const percent = share => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
@@ -127,7 +127,7 @@ export function render({ model, el }) {
 
   function settings() {
     return { grammar: fields.grammar.value, d_model: +fields.width.value, num_layers: +fields.layers.value, num_heads: +fields.heads.value,
-      learning_rate: +(10 ** fields.rate.value).toPrecision(2), rope: fields.rope.checked, mask: fields.mask.checked, max_steps: +fields.steps.value, seed: 0 };
+      learning_rate: +(10 ** fields.rate.value).toPrecision(2), rope: fields.rope.checked, mask: fields.mask.checked, max_steps: +fields.steps.value, batch_size: BATCH, seed: 0 };
   }
 
   function start(paused) {
