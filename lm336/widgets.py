@@ -466,7 +466,7 @@ class TrainHere(anywidget.AnyWidget):
 
     def __init__(
         self,
-        grammar: str | None = None,  # to begin with, as `StoryGrammar` reads it; None: a ready one
+        grammar: str | None = None,  # to begin with, for `StoryGrammar`; None: a ready one
     ):
         "InputError, as of `StoryGrammar`, names the line of a mistake."
         if grammar is not None:

@@ -408,7 +408,7 @@ export function wordTokenizer(words) {
       byte_fallback: false, ignore_merges: false, vocab, merges: merges.map(pair => pair.map(printable)) } };
 }
 
-// After how many updates, of 32 stories each, a model of two layers comes within 5 % of the entropy: about, from runs on grammars
+// After how many updates, of 16 stories each, a model of two layers comes within 5 % of the entropy: about, from runs on grammars
 // of 27 to 230 words.
 const stepsToLearn = words => Math.ceil(5 * words ** 0.8);
 
