@@ -109,7 +109,7 @@ def test_what_is_too_rich_is_said_before(panel):
     page = panel()
     says(page, ".about", "It takes about")
     names = ", ".join(f"{chr(97 + i // 20)}{'x' * (i % 20)}" for i in range(120))
-    page.fill("[name=grammar]", f"[n]\n{names}\n# p\nThe" + 30 * " <n> and" + " all.")
+    page.fill("[name=grammar]", f"[n]\n{names}\n# p\nThe" + 60 * " <n> and" + " all.")
     says(page, ".about", "too rich for half a minute: it takes about 2")
 
 
