@@ -1,4 +1,4 @@
-"""What is learned when: the gap to the perfect reader, cause by cause, while a small model trains.
+"""What is learned when: the gap to the perfect reader, cause by cause, as a small model trains.
 
     python benchmarks/causes.py                a thousand updates on the built-in stories
     python benchmarks/causes.py --steps 3000   more of them
@@ -47,8 +47,8 @@ def main():
         of_oracle = oracle.token_bits(tokenizer, valid)
         config = TrainingConfig(
             max_steps=args.steps, batch_size=8, learning_rate=4e-3, min_learning_rate=2e-4,
-            warmup_steps=min(50, args.steps), weight_decay=0.1, betas=(0.9, 0.99), seed=args.seed,
-            precision="float32", compile="off",
+            warmup_steps=min(50, args.steps), weight_decay=0.1, betas=(0.9, 0.99),
+            seed=args.seed, precision="float32", compile="off",
         )
         torch.manual_seed(args.seed)
         model = Transformer(TransformerConfig(**MODEL))

@@ -1,9 +1,9 @@
-"""What a token of a story hangs on, by the grammar, and so what a model still lacks; and where a
-generated text leaves the grammar.
+"""What a token of a story hangs on, by the grammar: the causes of what a model lacks; and
+where a generated text leaves the grammar.
 
-A story is told by rules, so every byte of it is written by a piece of the grammar: fixed words, a
-word of a list, the name of somebody. Where the grammar is ambiguous, which the built-in one is not,
-or a text is unfinished, the most probable way to tell it counts."""
+A story is told by rules, so every byte is written by a piece of the grammar: fixed words,
+a word of a list, the name of somebody. Where a text can be told in several ways, or is
+unfinished, the most probable way to tell it counts."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -143,7 +143,9 @@ def _pieces(grammar: StoryGrammar, text: bytes, ended: bool) -> list[_Piece]:
     return pieces[::-1]
 
 
-def _cause(pieces: list[_Piece], text: bytes, begin: int, end: int, starts: set[int]) -> _Piece:
+def _cause(
+    pieces: list[_Piece], text: bytes, begin: int, end: int, starts: set[int]
+) -> _Piece:
     "The piece that a token hangs on, with its cause; `starts`: where pre-tokens begin."
     token = text[begin:end]
     first = begin + len(token) - len(token.lstrip(b" ") or token)
@@ -208,7 +210,8 @@ def _story_causes(
     text = b"".join(tokens)
     pieces, starts = _pieces(grammar, text, ended), _starts(text)
     if not pieces:
-        raise InputError(f"no story goes like this: {text.decode(errors='replace')[:80]!r} ...")
+        beginning = text.decode(errors="replace")[:80]
+        raise InputError(f"no story goes like this: {beginning!r} ...")
     ends = np.cumsum([len(token) for token in tokens] + [1] * ended)
     begins = [0, *ends[:-1].tolist()]
     for at, (begin, end) in enumerate(zip(begins, ends.tolist(), strict=True)):

@@ -317,7 +317,8 @@ def stories_table(
         said += f". The others leave it at: {places}"
     rows = "\n".join(f"| {name} | {share:.2%} |" for name, share in record["gap"].items())
     table = f"| what a token hangs on | share of the entropy |\n|---|--:|\n{rows}"
-    return f"{said}.\n\nThe gap to the perfect reader, {sum(record['gap'].values()):.2%}:\n\n{table}"
+    gap = f"The gap to the perfect reader, {sum(record['gap'].values()):.2%}:"
+    return f"{said}.\n\n{gap}\n\n{table}"
 
 
 # ---------------------------------------------------------------- the report card
