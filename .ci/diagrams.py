@@ -4,12 +4,14 @@ A small vocabulary (boxes, cells, arrows, brackets), then one function a diagram
 in a diagram are computed here. Each file carries its colours for light and dark: by itself it
 follows the reader's system, inside a page of the site the page's theme."""
 
+import json
 import math
 import sys
 from html import escape
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "nbs/pictures"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "nbs/pictures"
 WIDTH = 440  # units; the text is at least 12.5 of them, so 10 pixels on a telephone
 SHOWN = 560  # pixels, where there is room
 
@@ -664,6 +666,39 @@ def model() -> Picture:
     return p
 
 
+def loop() -> Picture:
+    "The model of data/demo in one line, for the first page."
+    config = json.loads((ROOT / "data/demo/config.json").read_text(encoding="utf-8"))
+    vocab, blocks = f"{config['vocab_size']:,}", config["num_layers"]
+    p = Picture(
+        "loop",
+        118,
+        "The model in one line",
+        f"Five boxes in a row: text; ids, of {vocab}; vectors of {config['d_model']} numbers; "
+        f"{blocks} blocks of attention and SwiGLU; {vocab} scores. From the scores an arrow "
+        "leads back to the text: one token is drawn, and all begins again.",
+    )
+    stages = [
+        ("text\nOnce upon", 78, "soft"),
+        (f"ids\nof {vocab}", 68, "teal"),
+        (f"vectors\nof {config['d_model']}", 66, "blue"),
+        (f"{blocks} blocks\nattention", 82, "warm"),
+        (f"scores\n{vocab}", 66, "violet"),
+    ]
+    x, gap, middles = 4.0, 18, []
+    for i, (words, wide, hue) in enumerate(stages):
+        if i:
+            p.arrow((x - gap + 2, 34), (x - 2, 34))
+        p.box(x, 8, wide, 52, words, hue, say="strong")
+        middles.append(x + wide / 2)
+        x += wide + gap
+    first, last = middles[0], middles[-1]
+    p.arrow((last, 60), (last, 88), (first, 88), (first, 62), hue="warm")
+    again = "one token is drawn, and all begins again"
+    p.text((first + last) / 2, 108, again, "small said warm")
+    return p
+
+
 def adamw_step() -> Picture:
     beta1, beta2, rate, decay, t = 0.9, 0.999, 0.1, 0.05, 2
     gradients, weight = (0.4, 0.2), 1.0
@@ -983,6 +1018,7 @@ DIAGRAMS = {
     "attention-heads": attention_heads,
     "block": block,
     "model": model,
+    "loop": loop,
     "adamw-step": adamw_step,
     "t4-memory": t4_memory,
     "sampling-cuts": sampling_cuts,

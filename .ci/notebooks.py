@@ -149,10 +149,12 @@ def readme():
     body = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", r"](nbs/\1)", body)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
+    body = body.replace(f" · [The repository]({cfg.git_url})", "")  # it is where one is
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
     picture = panel[0].strip().replace("sampler.png", "nbs/sampler.gif")
     links = LINKS.format(site=cfg.doc_host + cfg.doc_baseurl, colab=chapters.COLAB)
-    parts = f"# {matter['title']}", made, LANGUAGES, f"> {matter['description']}"
+    title = f"lm336: {matter['title'][0].lower()}{matter['title'][1:]}"
+    parts = f"# {title}", made, LANGUAGES, f"> {matter['description']}"
     return "\n\n".join([*parts, links, picture, body]) + "\n"
 
 

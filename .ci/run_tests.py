@@ -50,9 +50,10 @@ def notebooks(workers: int) -> tuple[bool, str]:
     return False, f"FAILED in {seconds:.0f} s: {failed}"
 
 
-def tests(arguments: list[str]) -> tuple[bool, str]:
-    "Run pytest; whether all passed, and its own last line."
-    pytest = [sys.executable, "-m", "pytest", *PYTEST, *arguments]
+def tests(workers: int, arguments: list[str]) -> tuple[bool, str]:
+    "Run pytest, the tests of a file one after the other; whether all passed, its last line."
+    several = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []
+    pytest = [sys.executable, "-m", "pytest", *PYTEST, *several, *arguments]
     passed, last = run([*pytest, str(ROOT / "tests")])
     said = [line.strip("= ") for line in last if line.strip()]
     summary = said[-1] if said else "pytest said nothing"
@@ -63,13 +64,15 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", type=int, default=2, help="notebooks at a time")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="notebooks, then test files, at a time"
+    )
     parser.add_argument(
         "--tests", nargs=argparse.REMAINDER, default=[], help="further arguments for pytest"
     )
     args = parser.parse_args()
     notebooks_passed, notebooks_said = notebooks(args.workers)
-    tests_passed, tests_said = tests(args.tests)
+    tests_passed, tests_said = tests(args.workers, args.tests)
     print(f"\nnotebooks: {notebooks_said}\ntests: {tests_said}")
     sys.exit(not (notebooks_passed and tests_passed))
 

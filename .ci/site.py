@@ -295,20 +295,22 @@ def to_be_downloaded(text: str) -> str:
     raw = CFG.git_url.replace("github.com", "raw.githubusercontent.com")
     raw += f"/{CFG.branch}/nbs/"
     text = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", rf"]({raw}\1)", text)
-    text = re.sub(r'(src=\\")(\w+\.png)', rf"\1{raw}\2", text)
+    text = re.sub(r'(src=\\")([\w-]+\.png)', rf"\1{raw}\2", text)
     text = re.sub(r"\]\((?:\d\d_)?(\w+)\.ipynb", rf"]({HOME}\1.html", text)
     return re.sub(r"\]\(\.\./(lm336/[\w/]+\.\w+)", rf"]({GITHUB}\1", text)
 
 
 def assets(to):
-    """The modules of the page, the demo model in the form that they load, and the run of the
-    learning slider."""
+    """The modules of the page, the demo model in the form that they load, the run of the
+    learning slider, and the story that the sampler begins with."""
     web, demo = ROOT/"lm336/web", ROOT/"data/demo"
     if web.exists():
         shutil.copytree(web, to/"web", dirs_exist_ok=True)
     (to/"model").mkdir(exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "model.safetensors", "../learn.json"):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(demo/name, to/"model")
+    for name in ("learn.json", "story.json"):
+        shutil.copy(ROOT/"data"/name, to/"model")
 
 
 def proc():

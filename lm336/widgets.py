@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['token_bars', 'sampling_config', 'sampler_answers', 'one_module', 'Sampler', 'BPEStepper', 'TokenPainter',
            'RoPEExplorer', 'attention_weights', 'attention_answer', 'AttentionView', 'ScheduleExplorer', 'thin_losses',
-           'watch_learning', 'LearningSlider']
+           'watch_learning', 'LearningSlider', 'TrainHere']
 
 # %% ../nbs/20_widgets.ipynb #b0532a8b
 import math
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from threading import Thread
 
@@ -25,7 +26,9 @@ import traitlets
 from .attention import scaled_dot_product_attention
 from .configuration import TrainingConfig
 from .errors import InputError
-from .generation import SamplingConfig, generate_stream, next_token_probs
+from .fast_generation import TextPieces, as_rows
+from .generation import SamplingConfig, Token, generate_stream, next_token_probs
+from .grammar import StoryGrammar
 from .schedule import cosine_schedule
 from .tokenizer import Tokenizer
 from .training import Trainer
@@ -65,6 +68,24 @@ def _done(tokens: int, text: str, seconds: float, **how: bool) -> dict:
     rate = tokens / max(seconds, 1e-9)
     return dict(type="done", tokens=tokens, text=text, tokensPerSecond=rate, **how)
 
+# %% ../nbs/20_widgets.ipynb #7d3e51a0
+def _remembered(count: int, context: int) -> int:
+    "How many of its newest tokens a stream has in mind, once a text has so many."
+    half = max(1, context // 2)
+    if count <= context:
+        return count
+    return half + (count - context - 1) % (context + 1 - half)
+
+
+def _text_ids(model: Transformer, tokenizer: Tokenizer, message: dict) -> list[int]:
+    "The ids of a message's text: its prompt, and what comes after it."
+    prompt = message.get("ids") or tokenizer.encode(message.get("prompt", ""))
+    prompt = prompt or [tokenizer.end_of_text_id or 0]  # a new document
+    after = message.get("after") or []
+    for ids in [prompt, *([i] for i in after)]:
+        as_rows(model, ids)  # refuses what the model cannot read
+    return [*prompt, *after]
+
 # %% ../nbs/20_widgets.ipynb #99a6b56b
 def _story(
     model: Transformer, tokenizer: Tokenizer, ids: list[int], message: dict
@@ -87,6 +108,32 @@ def _story(
     ended = ended or tokens < limit  # by a stop string, or by the end of the text
     yield _done(tokens, text, time.perf_counter() - start, ended=ended, cancelled=False)
 
+# %% ../nbs/20_widgets.ipynb #7d3e51a2
+def _expected(
+    model: Transformer, tokenizer: Tokenizer, ids: list[int], message: dict
+) -> list[dict]:
+    "Each token of a text, its ln probability, and the bars of its place; none for the first."
+    config, count = sampling_config(message), message.get("count", 10)
+    context, logits = model.config.context_length, [None]
+    begins = [place - _remembered(place, context) for place in range(len(ids))]
+    for begin, group in groupby(range(1, len(ids)), begins.__getitem__):
+        places = list(group)
+        read = torch.tensor([ids[begin : places[-1]]], device=model.device)
+        scores = model(read)[0, places[0] - begin - 1 :, : tokenizer.vocab_size]
+        logits.extend(scores)
+    pieces, texts, tokens = TextPieces(tokenizer, ()), [], []
+    seen = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+    for i, scores in zip(ids, logits):
+        told = Token(i, scores)
+        texts += [piece.text for piece in pieces.add(told, len(tokens) + 1 == len(ids))]
+        known = dict(logprob=None, bars=[])
+        if scores is not None:
+            bars = token_bars(scores, tokenizer, config, count, seen)
+            known = dict(logprob=told.logprob, bars=bars)
+        seen[i] = True
+        tokens.append(dict(id=i, **known))
+    return [dict(token, text=text) for token, text in zip(tokens, texts)]
+
 # %% ../nbs/20_widgets.ipynb #270b8da2
 @torch.no_grad()
 def sampler_answers(
@@ -96,14 +143,17 @@ def sampler_answers(
 ) -> Iterator[dict]:  # what it gets back
     "The answers to one message of the panel. Errors as `generate_stream`."
     kind = message["type"]
-    if kind not in ("load", "distribution", "generate", "cancel"):
+    if kind not in ("load", "distribution", "read", "generate", "cancel"):
         raise InputError(f"There is no message of type {kind}.")
     if kind == "load":
         yield dict(type="ready", config=vars(model.config), vocabSize=tokenizer.vocab_size)
     if kind in ("load", "cancel"):
         return
-    ids = message.get("ids") or tokenizer.encode(message.get("prompt", ""))
-    ids = ids or [tokenizer.end_of_text_id or 0]  # a new document
+    ids = _text_ids(model, tokenizer, message)
+    if kind == "read":
+        yield dict(type="read", tokens=_expected(model, tokenizer, ids, message))
+        return
+    ids = ids[-_remembered(len(ids), model.config.context_length) :]
     if kind == "generate":
         yield from _story(model, tokenizer, ids, message)
         return
@@ -170,19 +220,19 @@ class Sampler(anywidget.AnyWidget):
 
     def _send_answers(self, message: dict, request: int) -> None:
         "Send the answers to a message while its request is the newest."
-        sent = []
+        sent, tag = [], {name: message[name] for name in ("tag",) if name in message}
         try:
             for answer in sampler_answers(self.model, self.tokenizer, message):
                 if request != self.request:
                     break
-                self.send(answer)
+                self.send(answer | tag)
                 sent.append(answer["type"])
         except Exception as error:
             if request == self.request:
-                self.send(_as_error(error))
+                self.send(_as_error(error) | tag)
                 return
         if message.get("type") == "generate" and "done" not in sent:
-            self.send(_done(len(sent), "", 0, ended=False, cancelled=True))
+            self.send(_done(len(sent), "", 0, ended=False, cancelled=True) | tag)
 
 # %% ../nbs/20_widgets.ipynb #8d48267a
 class BPEStepper(anywidget.AnyWidget):
@@ -404,3 +454,21 @@ class LearningSlider(anywidget.AnyWidget):
         records: dict,  # from `watch_learning`
     ):
         super().__init__(records=records)
+
+# %% ../nbs/20_widgets.ipynb #7a41c0d2
+class TrainHere(anywidget.AnyWidget):
+    """A Transformer that learns the stories of a small grammar in the browser, down to their
+    entropy. `grammar` is what the visitor has made of it."""
+
+    _esm, _css = one_module("train-here.js"), _WEB / "widgets.css"
+    grammar = traitlets.Unicode(allow_none=True).tag(sync=True)
+    worker = traitlets.Unicode(one_module("train-worker.js")).tag(sync=True)
+
+    def __init__(
+        self,
+        grammar: str | None = None,  # to begin with, for `StoryGrammar`; None: a ready one
+    ):
+        "InputError, as of `StoryGrammar`, names the line of a mistake."
+        if grammar is not None:
+            StoryGrammar(grammar)
+        super().__init__(grammar=grammar)

@@ -87,6 +87,7 @@ def test_parts_are_the_text_and_half_a_character_is_refused():
         utf8("half \ud83d here")
 
 
+BAD = b'{"text": "a"}\n{"body": "b"}\n'
 PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000)).encode())
 
 
@@ -120,9 +121,9 @@ PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000))
         ),
         ("bad.jsonl", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "line 1: expected"),
         ("bad.jsonl", b'"text"', "line 1: expected"),
-        ("bad.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"body": "b"}\n'), "line 2: expected"),
+        ("bad.jsonl.gz", gzip.compress(BAD, mtime=0), "line 2: expected"),
         *(
-            (f"{how}.{kind}.gz", content, "not a whole gzip file")
+            (f"{how}.{kind}.gz", content, "not a complete gzip file")
             for kind in ("txt", "jsonl", "md")
             for how, content in (
                 ("no", b"plain text"),
@@ -132,7 +133,7 @@ PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000))
             )
         ),
         *(
-            (name, b"text", "let its name end in .txt")
+            (name, b"text", "make its name end in .txt")
             for name in (
                 "all.tar.gz",
                 "all.json",

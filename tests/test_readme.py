@@ -160,8 +160,10 @@ def test_the_figures_are_those_of_the_run():
     assert f"{millions:.1f} million parameters" in english
     assert f"{minutes} minutes on two CPU cores" in english.replace("\n", " ")
     assert f"ends {found[1]} above" in english
+    assert read(README).startswith(f"# lm336: a language model from nothing, {found[1]} from")
     assert f"{10 * round(10 * millions)} 万个参数" in chinese
     assert f"{minutes} 分钟" in chinese and f"高 {found[1]}" in chinese
+    assert chinese.splitlines()[0].endswith(f"离完美只差 {found[1]}")
 
 
 def test_the_story_is_one_that_the_run_wrote():

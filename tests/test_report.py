@@ -219,7 +219,7 @@ def test_a_number_that_is_none_is_named(tmp_path, name, value):
         account_table(accounted(tmp_path, ACCOUNT | {name: value}))
 
 
-@pytest.mark.parametrize("name", ACCOUNT.keys() - {"compiled", "predicted_peak_bytes"})
+@pytest.mark.parametrize("name", sorted(ACCOUNT.keys() - {"compiled", "predicted_peak_bytes"}))
 def test_what_an_account_lacks_is_named(tmp_path, name):
     record = {key: value for key, value in ACCOUNT.items() if key != name}
     with pytest.raises(InputError, match=f"accounting.json: {name} must be"):

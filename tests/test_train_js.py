@@ -243,6 +243,9 @@ def test_a_story_that_does_not_fit_is_refused(node):
     for story in ([0], [0] * 26):
         with pytest.raises(test_web.Refused, match=f"has {len(story)} tokens.* from 2 to 25"):
             trained(node, SMALL, [[story]])
+    for story, settings in (([0, 30], {}), ([0, -1], {}), ([0, 20], dict(used=20))):
+        with pytest.raises(test_web.Refused, match=f"has the token id {story[1]}; there are"):
+            trained(node, SMALL, [[story]], **settings)
 
 
 def test_a_run_that_has_blown_up_says_so(node):
@@ -342,6 +345,19 @@ def test_pause_step_and_resume(node):
     assert [step for step, _, _ in found["losses"]] == [1, 2, 3, 4, 5, 6]
     rates = {answer["step"]: answer["learning_rate"] for answer in found["all"]}
     assert rates[3] > 10 * rates[2], "a rate that was set while it was paused"
+
+
+def test_a_grammar_is_described_and_its_time_foretold(node):
+    def told(**settings):
+        message = dict(type="grammar", text=GRAMMAR) | settings
+        return node("learner", [[message, dict(type="grammar")]])[0]
+
+    once = told()
+    assert once["entropyBits"] == 5 and once["longest"] == 14 and once["problem"] == ""
+    assert once["seconds"] > 0
+    assert told(max_steps=1600)["seconds"] == pytest.approx(2 * once["seconds"])
+    assert 2 < told(d_model=128)["seconds"] / once["seconds"] < 4.5
+    assert told(text="# one\nThe end.\n")["seconds"] is None
 
 
 def of_ids(probe):

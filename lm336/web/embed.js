@@ -1,6 +1,6 @@
 // Mounts widgets on a page without a kernel: every <div class="lm336-widget" data-widget="NAME" data-src="...">, once it
 // comes into view. What stands in the div is shown where scripts do not run, and until the widget is there.
-//   data-src="folder"      a worker with the folder's model answers the widget's messages
+//   data-src="folder"      a worker with the folder's model answers the widget's messages; data-recording="file.json" is a trait, `recording`
 //   data-src="file.json"   is downloaded first; what is in it are the widget's traits
 //   no data-src            the widget has what it needs
 
@@ -17,10 +17,10 @@ function traitModel(traits = {}) {
   };
 }
 
-function workerModel(folder) {         // the same, and its messages are answered by a worker
+function workerModel(folder, recording) {   // the same, and its messages are answered by a worker
   let worker = null, hear = () => {};
   const fail = () => hear({ type: "error", message: "The model's program could not be loaded. Is the network there?" });
-  return { ...traitModel(),
+  return { ...traitModel({ recording, linked: true }),
     on(name, listener) { hear = listener; },
     send(message) {
       if (!worker) {
@@ -33,14 +33,18 @@ function workerModel(folder) {         // the same, and its messages are answere
   };
 }
 
-async function modelFor(src, onPart) {
+async function read(src, onPart) {
+  const url = new URL(src, document.baseURI), name = src.split("/").at(-1), { downloadJSON } = await import(here("model.js"));
+  const json = await downloadJSON(new URL(".", url).href, name, undefined, onPart);
+  if (!(json instanceof Object)) throw new Error(`${name} is damaged: it holds no values for this panel.`);
+  return json;
+}
+
+async function modelFor({ src, recording }, onPart) {
   if (!src) return traitModel();
-  const url = new URL(src, document.baseURI);
-  if (!src.endsWith(".json")) return workerModel(`${url.href}/`);
-  const { downloadJSON } = await import(here("model.js")), name = src.split("/").at(-1);
-  const traits = await downloadJSON(new URL(".", url).href, name, undefined, onPart);
-  if (!(traits instanceof Object)) throw new Error(`${name} is damaged: it holds no values for this panel.`);
-  return traitModel(traits);
+  if (src.endsWith(".json")) return traitModel(await read(src, onPart));
+  const story = recording && await read(recording).catch(() => undefined);   // without it there is still the model
+  return workerModel(`${new URL(src, document.baseURI).href}/`, story);
 }
 
 async function mount(el, attempt = 0) {
@@ -51,7 +55,7 @@ async function mount(el, attempt = 0) {
   const say = size => { status.textContent = `Loading ${Math.ceil(size / 1000)} kB`; };
   if (src?.endsWith(".json")) el.append(note);
   try {
-    const model = await modelFor(src, say);
+    const model = await modelFor(el.dataset, say);
     const { default: module } = await import(here(`${widget}.js${attempt ? `?${attempt}` : ""}`))
       .catch(() => { throw new Error(`${widget}.js could not be loaded.`); });
     el.replaceChildren();

@@ -50,6 +50,12 @@ class Pieces {
   }
 }
 
+// How many of a text's newest tokens a model has in mind, once the stream has read so many.
+export function remembered(count, context) {
+  const half = Math.max(1, context >> 1);
+  return count <= context ? count : half + (count - context - 1) % (context + 1 - half);
+}
+
 // The tokens after `ids`, one after the other: { id, logits, logprob, text, cut }, with the meaning of Python's `Token`.
 // When a text outgrows the context, the model forgets all but the newest half of its context, reads that anew, and carries on.
 // settings: those of samplingConfig, and max_new_tokens. Ids that the tokenizer does not have are never drawn.

@@ -27,16 +27,30 @@ export function showValue(input, words) {
   input.setAttribute("aria-valuetext", words);
 }
 
-// Fill an <ol class="bars">: rows of {name, share: 0 to 1, value: text, best: whether it stands out}.
+// Fill an <ol class="bars">: rows of {name, share: 0 to 1, value: text, best: whether it stands out}; with `press`, a function, and its `label`
+// each is a button, and the arrow keys lead from one to the next.
 export function drawBars(list, rows) {
-  list.replaceChildren(...rows.map(({ name, share, value, best = false }) => {
-    const item = document.createElement("li"), code = document.createElement("code"), bar = document.createElement("i");
+  list.replaceChildren(...rows.map(({ name, share, value, best = false, press, label }, index) => {
+    const item = document.createElement("li"), row = document.createElement(press ? "button" : "span");
+    const code = document.createElement("code"), bar = document.createElement("i");
     code.textContent = name;
     bar.style.setProperty("--share", share);
     item.classList.toggle("best", best);
-    item.append(code, bar, value);
+    row.append(code, bar, value);
+    if (press) Object.assign(row, { type: "button", title: label, onclick: press, tabIndex: index ? -1 : 0 });
+    item.append(row);
     return item;
   }));
+  const buttons = [...list.querySelectorAll("button")];
+  list.onkeydown = event => {
+    const from = buttons.indexOf(document.activeElement);
+    const next = buttons[from + { ArrowUp: -1, ArrowDown: 1 }[event.key]];
+    if (from < 0 || !next) return;
+    event.preventDefault();
+    buttons[from].tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  };
 }
 
 // A coloured piece of text; the same number has the same colour everywhere.

@@ -1,8 +1,8 @@
 // The model off the main thread: new Worker("worker.js", { type: "module" }).
 // README.md lists its messages.
 import { Model, downloadJSON, sentence } from "./model.js";
-import { generateStream } from "./generation.js";
-import { distribution, samplingConfig } from "./sampling.js";
+import { generateStream, remembered } from "./generation.js";
+import { distribution, logProbability, samplingConfig } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 
 let model, tokenizer, download, job = 0;
@@ -24,12 +24,17 @@ async function load({ url }, say) {
   say({ type: "ready", config: model.config, vocabSize: tokens });
 }
 
-// The ids of a prompt, all but the last read by the model; null if something else has begun.
-async function read({ prompt = "", ids = tokenizer.encode(prompt) }, mine, weights) {
-  if (!ids.length) ids = [tokenizer.endOfText ?? 0];   // a new document
+// The ids of a prompt and of what comes after it.
+function idsOf({ prompt = "", ids = tokenizer.encode(prompt), after = [] }) {
   const context = model.config.context_length;
   if (ids.length > context)
     throw new Error(`The prompt has ${ids.length} tokens; this model reads at most ${context}.`);
+  return [...ids.length ? ids : [tokenizer.endOfText ?? 0], ...after];   // no prompt: a new document
+}
+
+// The same, no more than the context holds, and all but the last read by the model; null if something else has begun.
+async function read(request, mine, weights) {
+  const all = idsOf(request), ids = all.slice(-remembered(all.length, model.config.context_length));
   model.weights = weights;
   model.rewind(ids);
   while (model.ids.length < ids.length - 1) {
@@ -50,6 +55,23 @@ function bars(logits, request, seen) {
 async function look(request, say, mine) {
   const ids = await read(request, mine);
   if (ids) say({ type: "bars", bars: bars(model.read(ids), request, new Set(ids)) });
+}
+
+// Each token of a text, with what the model expected in its place.
+async function follow(request, say, mine) {
+  const tokens = [], seen = new Set(), next = tokenizer.decoder();
+  let logits;
+  model.weights = undefined;
+  model.reset();
+  for (const id of idsOf(request)) {
+    const known = logits?.subarray(0, tokenizer.vocab.length);
+    tokens.push({ id, text: next(id), logprob: known ? logProbability(known, id) : null, bars: known ? bars(known, request, seen) : [] });
+    seen.add(id);
+    logits = model.step(id);
+    await breathe();
+    if (job !== mine) return;
+  }
+  say({ type: "read", tokens });
 }
 
 async function attention(request, say, mine) {
@@ -82,7 +104,7 @@ async function generate(request, say, mine) {
 
 self.onmessage = async ({ data }) => {
   const say = message => self.postMessage({ ...message, tag: data.tag });
-  const work = { load, distribution: look, attention, generate, cancel() {} }[data.type];
+  const work = { load, distribution: look, read: follow, attention, generate, cancel() {} }[data.type];
   const ready = tokenizer || work === load || data.type === "cancel";
   const mine = ready ? ++job : job;
   try {

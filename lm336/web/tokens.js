@@ -1,0 +1,87 @@
+// A text token by token, shaded by a number for each. One token can be chosen: click, tap, or the arrow keys.
+import { visible } from "./parts.js";
+
+// Bits of surprise, under the model itself. Nothing led it to expect the first token of a text, which has none.
+export const surprise = ({ logprob }) => logprob === null ? null : -logprob / Math.LN2;
+
+// Makes `box` show tokens, { text, logprob, ... }. Their shade is a number from shade(token, index): 0 and below, or null, is none, 8 the
+// warmest; `unit` is what the number counts. choose(index) is told which token a visitor has chosen, or null.
+export function tokenText(box, choose, shade = surprise, unit = "bits") {
+  const tokens = [];
+  let chosen = null, stop = null, follows = true, frame = 0;   // follows: the box shows the end of the text, unless its reader has scrolled up
+
+  function paint(item, index) {
+    const number = shade(tokens[index], index), words = number === null ? "" : `${number.toFixed(1)} ${unit}`;
+    item.title = words;
+    item.setAttribute("aria-label", [visible(tokens[index].text), words].join(" ").trim());
+    item.style.setProperty("--surprise", Math.max(0, Math.min(1, number / 8)));
+  }
+
+  function setStop(item) {              // the one token that the Tab key reaches
+    stop?.setAttribute("tabindex", -1);
+    stop = item;
+    stop?.setAttribute("tabindex", 0);
+  }
+
+  function follow() {                   // once for all tokens of a frame
+    frame = 0;
+    if (follows && chosen === null) box.scrollTop = box.scrollHeight;
+  }
+
+  const view = {
+    tokens,
+    get chosen() { return chosen; },
+    add(token) {
+      const item = document.createElement("span");
+      const space = token.text.match(/^ ?/)[0], shaded = document.createElement("b");   // the space before a word is not shaded
+      shaded.textContent = token.text.slice(space.length);
+      item.append(space, shaded);
+      item.setAttribute("role", "option");
+      item.setAttribute("aria-selected", false);
+      box.setAttribute("role", "listbox");
+      paint(item, tokens.push(token) - 1);
+      box.append(item);
+      if (chosen === null) setStop(item);
+      frame ||= requestAnimationFrame(follow);
+    },
+    show(list) {                        // these instead of those before
+      tokens.length = 0;
+      [chosen, follows] = [null, true];
+      box.removeAttribute("role");
+      box.replaceChildren();
+      for (const token of list) view.add(token);
+    },
+    shadeBy(other, itsUnit = unit) {    // another number for each token
+      [shade, unit] = [other, itsUnit];
+      tokens.forEach((_, index) => paint(box.children[index], index));
+    },
+    choose(index) {                     // null: none
+      box.children[chosen]?.setAttribute("aria-selected", false);
+      chosen = index === null ? null : Math.max(0, Math.min(index, tokens.length - 1));
+      const item = box.children[chosen];
+      setStop(item ?? box.lastElementChild);
+      if (item) {
+        item.setAttribute("aria-selected", true);
+        const top = item.offsetTop - box.offsetTop, bottom = top + item.offsetHeight;   // scroll the box, never the page
+        box.scrollTop = Math.max(bottom - box.clientHeight, Math.min(box.scrollTop, top));
+      }
+      choose(chosen);
+    },
+  };
+
+  box.onscroll = () => { follows = box.scrollTop + box.clientHeight > box.scrollHeight - 30; };
+  box.onclick = ({ target }) => {
+    const index = [...box.children].indexOf(target.closest("[role=option]"));
+    if (index >= 0) view.choose(index === chosen ? null : index);
+  };
+  box.onkeydown = event => {
+    const from = [...box.children].indexOf(document.activeElement), last = tokens.length - 1;
+    const next = { ArrowLeft: from - 1, ArrowUp: from - 1, ArrowRight: from + 1, ArrowDown: from + 1, Home: 0, End: last,
+      Enter: from, " ": from, Escape: null }[event.key];
+    if (from < 0 || next === undefined) return;
+    event.preventDefault();
+    view.choose(next);
+    box.children[chosen ?? from].focus({ preventScroll: true });
+  };
+  return view;
+}
