@@ -51,14 +51,14 @@ def asked(page) -> str:
 
 
 def story(page):
-    "Press the panel's button and yield after every message, as after a token."
+    "Press the panel's button and yield after every token; at last, after the bars of the end."
     page.locator("button[type=submit]").click()
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
     kind = ""
-    while kind != "done":
+    while kind != "bars":
         kind = asked(page)
-        if kind in ("token", "done"):
+        if kind in ("token", "bars"):
             yield kind
 
 
