@@ -1,18 +1,25 @@
-"""Tokens per second of a model in a page: headless Chromium, a worker, one core.
+"""Tokens per second of a model in a page that tells stories, and of one that learns to:
+headless Chromium, a worker, one core.
 
     python benchmarks/browser.py                    the shape of the demo model, random weights
     python benchmarks/browser.py --run runs/NAME    a model of your own
-    python benchmarks/browser.py --tokens 500 --repeats 9
+    python benchmarks/browser.py --tokens 500 --repeats 9 --seeds 1
 
 The page is what `lm336_web` writes, served from this process; the browser and all its
-processes are held to one core. A figure is the median over the repeats. --record appends a
-line to benchmarks/browser.jsonl. Needs `pip install playwright` and a Chromium: Debian's
+processes are held to one core. A figure is the median over the repeats.
+
+Then a model of 64 wide and 2 layers learns the grammar of two plots (lm336/web/grammar.js):
+how long until it is 5 and 1.5 % above the line, for each seed; tokens per second of a step,
+what share of it each kernel takes, and the GFLOP/s of its matrix products over the whole
+step beside those of the product alone; the same in plain JavaScript, and in jax-js where
+npm can bring it. --record appends lines to benchmarks/browser.jsonl. Needs `pip install playwright` and a Chromium: Debian's
 package, or `playwright install chromium`.
 """
 
 import os
 import shutil
 import statistics
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +37,9 @@ from lm336.interop import to_web
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_count
 
-MINUTES = {"full": 1, "quick": 1}
+MINUTES = {"full": 5, "quick": 2}
+HERE = Path(__file__).resolve().parent
+JAX = "@jax-js/jax@0.1.25"
 DEMO = TransformerConfig(
     4096, context_length=512, d_model=160, num_layers=4, num_heads=5, tie_embeddings=True
 )
@@ -115,8 +124,9 @@ def random_model(folder):
     return model, Tokenizer.train(folder / "stories.txt", DEMO.vocab_size, [END_OF_TEXT])
 
 
-def measure(address, tokens, repeats):
-    "What MEASURE returns, and the browser's version."
+@contextmanager
+def opened(address):
+    "A page of the address in Chromium, and the browser's version, while the block runs."
     from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
@@ -132,10 +142,67 @@ def measure(address, tokens, repeats):
         page = browser.new_page()
         page.on("console", lambda message: print(message.text, flush=True))
         page.goto(address)
-        found = page.evaluate(MEASURE, dict(tokens=tokens, repeats=repeats))
-        version = f"Chromium {browser.version}"
+        yield page, f"Chromium {browser.version}"
         browser.close()
-    return found, version
+
+
+def jax_js(folder):
+    "jax-js's modules from npm in a folder, or None with a line that says why."
+    if npm := shutil.which("npm"):
+        words = [npm, "install", "--silent", "--prefix", folder, JAX]
+        if subprocess.run(words, capture_output=True).returncode == 0:
+            return "./node_modules/@jax-js/jax/dist/index.js"
+    print(f"{JAX} is not measured: npm cannot bring it here")
+    return None
+
+
+def measure_training(folder, args):
+    "Seeds, steps in WebAssembly and in JavaScript, jax-js: what browser_training.js finds."
+    shutil.copytree(common.ROOT / "lm336/web", folder)
+    for module in HERE.glob("browser_*.js"):
+        shutil.copy(module, folder)
+    (folder / "empty.html").write_text("<!doctype html><title>Training</title>")
+    address = jax_js(folder)
+    call = """async ({ name, given }) =>
+        (await import(new URL("browser_training.js", location.href)))[name](...given)"""
+
+    def ask(name, *given):
+        found = page.evaluate(call, dict(name=name, given=given))
+        print(name, given, found, flush=True)
+        return found
+
+    with served(folder) as site, opened(site + "empty.html") as (page, browser):
+        steps = 60 if args.quick else 800
+        runs = [ask("learn", seed, steps) for seed in range(args.seeds)]
+        fast, plain = ask("profile", True), ask("profile", False)
+        jax = ask("beside", address, 4 if args.quick else 20) if address else None
+    return browser, runs, fast, plain, jax
+
+
+def record_training(args, cores, browser, runs, fast, plain, jax):
+    "The lines of a training in the page."
+    assert fast["simd"] and not plain["simd"], "WebAssembly was not allowed here"
+
+    def shown(values):
+        return {name: round(x, 4) if isinstance(x, float) else x for name, x in values.items()}
+
+    row = dict(
+        browser=browser,
+        cores=cores,
+        parameters=fast["parameters"],
+        tokens_per_second=round(fast["tokens_per_second"]),
+        gflops=round(fast["gflops"], 1),
+        product_gflops=round(fast["product_gflops"], 1),
+        share_of_product_speed=round(fast["gflops"] / fast["product_gflops"], 2),
+        shares=fast["shares"],
+        plain_tokens_per_second=round(plain["tokens_per_second"]),
+        jax_js_tokens_per_second=jax and round(jax["tokens_per_second"]),
+        jax_js=jax and JAX,
+        runs=[shown(run) for run in runs],
+    )
+    for name, value in row.items():
+        print(f"{name:26} {value}")
+    common.record(args, "training in a page", "float32", **row)
 
 
 def main():
@@ -143,7 +210,8 @@ def main():
     parser.add_argument("--run", help="a run folder")
     parser.add_argument("--tokens", type=int, default=300, help="new tokens in each text")
     parser.add_argument("--repeats", type=int, default=5)
-    args = common.parse(parser, tokens=100, repeats=2)
+    parser.add_argument("--seeds", type=int, default=5, help="runs that learn the grammar")
+    args = common.parse(parser, tokens=100, repeats=2, seeds=1)
     if not find_spec("playwright"):
         common.skip(
             "needs playwright and a Chromium: "
@@ -165,8 +233,9 @@ def main():
             os.sched_setaffinity(
                 0, {max(os.sched_getaffinity(0))}
             )  # what starts now inherits it
-        with served(folder / "page") as address:
-            found, browser = measure(address, args.tokens, args.repeats)
+        with served(folder / "page") as address, opened(address) as (page, browser):
+            found = page.evaluate(MEASURE, dict(tokens=args.tokens, repeats=args.repeats))
+        trained = measure_training(folder / "training", args)
     row = dict(
         browser=browser,
         cores=cores,
@@ -181,6 +250,7 @@ def main():
     for name, value in row.items():
         print(f"{name:18} {value}")
     common.record(args, "generation in a page", "float32", **row)
+    record_training(args, cores, *trained)
 
 
 if __name__ == "__main__":

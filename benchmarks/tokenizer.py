@@ -1,5 +1,5 @@
-"""Training and encoding: lm336 beside Hugging Face tokenizers, rustbpe, tiktoken, and a naive
-trainer.
+"""Training and encoding: lm336 beside Hugging Face tokenizers, rustbpe, gigatoken,
+tiktoken, and a naive trainer.
 
     python benchmarks/tokenizer.py                   everything: half an hour, 2 GB of disk
     python benchmarks/tokenizer.py --tasks small --runs 3
@@ -10,7 +10,7 @@ Each measurement is a process of its own (see tokenizer_jobs.py): the time is it
 time, from starting Python to the finished file, the memory its peak and that of a helper
 process. The libraries take turns, so that whatever else the machine does hits all alike; the
 table has medians. --record appends a line for every run to benchmarks/tokenizer.jsonl. Needs
-`pip install rustbpe tokenizers tiktoken`; what is not installed is left out.
+`pip install rustbpe tokenizers tiktoken gigatoken`; what is not installed is left out.
 """
 
 import compileall
@@ -41,6 +41,7 @@ from tokenizer_jobs import END_OF_TEXT
 MINUTES = {"full": 30, "quick": 1}
 TASKS = "small", "train", "train32k", "encode", "large"
 LARGE = 1_000_000_000  # bytes
+PACKAGES = "numpy", "tokenizers", "tiktoken", "rustbpe", "gigatoken", "regex"
 TEXT_FILES = ".py", ".pyi", ".txt", ".md", ".rst", ".h", ".hpp", ".js", ".c", ".html"
 
 
@@ -58,6 +59,7 @@ TRAINERS = (
     Peer("lm336, one process", "train_lm336_alone"),
     Peer("rustbpe", "train_rustbpe", "rustbpe"),
     Peer("huggingface", "train_huggingface", "tokenizers"),
+    Peer("gigatoken", "train_gigatoken", "gigatoken"),
 )
 SMALL_TRAINERS = (TRAINERS[0], *TRAINERS[2:], Peer("naive", "train_naive", "regex"))
 ENCODERS = (
@@ -66,6 +68,7 @@ ENCODERS = (
     Peer("tiktoken", "encode_tiktoken", "tiktoken"),
     Peer("tiktoken, threads", "encode_tiktoken_threads", "tiktoken"),
     Peer("huggingface", "encode_huggingface", "tokenizers"),
+    Peer("gigatoken", "encode_gigatoken", "gigatoken"),
 )
 
 
@@ -173,7 +176,7 @@ def compare(args, title, text, argument, peers, runs, folder):
                 bytes=text.stat().st_size,
                 library=peer.name,
                 **result,
-                **versions(("numpy", "tokenizers", "tiktoken", "rustbpe", "regex")),
+                **versions(PACKAGES),
             )
 
     def median(name, key):

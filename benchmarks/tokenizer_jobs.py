@@ -68,6 +68,14 @@ def train_huggingface(text, vocab_size, out):
     tokenizer.save(str(out))
 
 
+def train_gigatoken(text, vocab_size, out):
+    import gigatoken
+
+    source = gigatoken.TextFileSource([text], separator=END_OF_TEXT)
+    vocab, _ = gigatoken.train_bpe(source, vocab_size, [END_OF_TEXT])
+    save_lengths(out, vocab.values())
+
+
 def train_naive(text, vocab_size, out):
     "As in minbpe: pre-tokens are lists of ids, and each merge counts all their pairs again."
     from collections import Counter
@@ -184,6 +192,20 @@ def encode_huggingface(text, folder, out):
         [found.ids for found in tokenizer.encode_batch_fast(batch)] for batch in batches(text)
     )
     save_documents(out, encoded, tokenizer.token_to_id(END_OF_TEXT))
+
+
+def encode_gigatoken(text, folder, out):
+    "The file in one call, over all cores."
+    import awkward
+    import gigatoken
+    import numpy as np
+
+    tokenizer = gigatoken.Tokenizer(Path(folder) / "tokenizer.json")
+    source = gigatoken.TextFileSource([text], separator=END_OF_TEXT)
+    found = tokenizer.encode_files(source)
+    ids = np.asarray(awkward.flatten(found)).astype(np.uint16)
+    ends = np.cumsum(np.asarray(awkward.num(found)))
+    np.save(out, np.insert(ids, ends, tokenizer.encode(END_OF_TEXT)[0]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Checkpoints: all that the next step of a run depends on, as one safetensors file.
 
-Chapter 13 tells what belongs in it. Here it is written, read, and compared with the model and
-the run that it is for, before anything of them is changed."""
+Chapter 13 explains what belongs in it. Here it is written, read, and compared with the model
+and the run that it is for, before either of them is changed."""
 
 import json
 import os
@@ -51,8 +51,8 @@ def read_checkpoint(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:  # tensors by name, and the record of them
     """A checkpoint's tensors and record.
 
-    `FileNotFoundError`; `InputError` for a file that is damaged, that is not a checkpoint, or
-    that holds a number which is not finite."""
+    `FileNotFoundError`; `InputError` for a file that is damaged, is not a checkpoint, or holds
+    a number that is not finite."""
     try:
         tensors, metadata = load_tensors(source)
     except InputError as error:
@@ -61,15 +61,15 @@ def read_checkpoint(
     if not isinstance(source, (str, os.PathLike)):
         name = getattr(source, "name", "the file")
     record: Any = None
-    with suppress(ValueError, RecursionError):  # then it is no record
+    with suppress(ValueError, RecursionError):  # then it is not a record
         record = json.loads(metadata.get("lm336", ""))
     if not _is_record(record):
         raise InputError(f"{name} is not a checkpoint of lm336: it lacks the record of a step")
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(
-                f"{name} holds a number in {key} that is not finite: no run can go on from "
-                "it; an earlier checkpoint may be beside it"
+                f"{name} holds a number in {key} that is not finite: no run can continue "
+                "from it; an earlier checkpoint may be beside it"
             )
     return tensors, record
 
@@ -107,7 +107,7 @@ def restore(
     model: torch.nn.Module,  # receives the parameters
     optimizer: torch.optim.Optimizer,  # receives averages, step counts, hyper-parameters
 ):
-    "`load_checkpoint` after the reading: all is compared, then all is changed."
+    "The rest of `load_checkpoint`: compare everything, then change everything."
     weights = {
         key.removeprefix("model."): value
         for key, value in tensors.items()
@@ -178,12 +178,12 @@ def _optimizer_state(
             continue
         if len(rest) < 2 or not rest[0].isdecimal() or int(rest[0]) not in shapes:
             raise InputError(
-                f"the checkpoint has {key}, which belongs to no parameter of this optimizer"
+                f"the checkpoint has {key}, but this optimizer has no such parameter"
             )
         index, name = int(rest[0]), rest[1]
         if torch.is_tensor(value) and value.ndim and value.shape != shapes[index]:
             raise InputError(
-                f"the checkpoint's {key} has shape {tuple(value.shape)}, the parameter "
+                f"the checkpoint's {key} has shape {tuple(value.shape)}, its parameter "
                 f"{tuple(shapes[index])}: are the optimizer's parameters in another order?"
             )
         state.setdefault(index, {})[name] = value
@@ -201,7 +201,7 @@ def check_same_run(
         then = extra.get(part)
         if not isinstance(then, dict):
             raise InputError(
-                f"{path} does not say of which {part} it is: it was not written by a run"
+                f"{path} does not say which {part} it is for: it was not written by a run"
             )
         if part == "training":
             then = asdict(TrainingConfig()) | then  # some fields are newer than the checkpoint
@@ -219,6 +219,6 @@ def keep_newest(
     folder: Path,  # of checkpoints
     pattern: str,  # of file names that sort by age
 ):
-    "Of the files that fit, remove all but the newest two."
+    "Remove all matching files but the newest two."
     for old in sorted(folder.glob(pattern))[:-2]:
         old.unlink()

@@ -206,7 +206,7 @@ def _check_texts(
     folder: Path,  # with a new run's token files
     context_length: int,
 ):
-    "`InputError` where one of them is too short to train or to test on."
+    "`InputError` if one of them is too short to train or to test on."
     from lm336.dataset import load_tokens
     from lm336.training import check_texts
 
@@ -244,9 +244,9 @@ def _remove_run(
 
 # %% ../nbs/22_cli.ipynb #64924062
 def _check_files(
-    folder: Path,  # of a run that goes on
+    folder: Path,  # of a run to be resumed
 ):
-    "`InputError` where it has other files than it was begun with."
+    "`InputError` if its files are not those that it began with."
     from lm336.run_folder import check_digests, read_run
 
     run = read_run(folder)
@@ -266,7 +266,7 @@ def _record_weights(
 
 
 def _forget_weights(
-    folder: Path,  # of a run that goes on
+    folder: Path,  # of a run to be resumed
 ):
     "Take the digest of its weights out of its description: they will change."
     from lm336.run_folder import read_run
@@ -441,7 +441,7 @@ class PresetFields(TypedDict, total=False):
     eval_interval: Annotated[int, "updates between evaluations on the validation text"]
     save_interval: Annotated[int, "updates between checkpoints"]
     seed: Annotated[int, "of the initial weights and of the order of the windows"]
-    vocab_size: Annotated[int, "token ids, fewer where the text does not give so many"]
+    vocab_size: Annotated[int, "token ids; fewer if the text does not yield as many"]
     context_length: Annotated[int, "tokens that the model sees at once"]
     d_model: Annotated[int, "width of the residual stream"]
     num_layers: Annotated[int, "blocks"]
@@ -477,7 +477,7 @@ def lm336_pretrain(
 def _checked_preset(
     preset: str | None,
 ) -> str:
-    "`InputError` where a run that begins has no preset."
+    "`InputError` if a new run has no preset."
     from lm336.configuration import PRESETS
 
     if preset is None:
@@ -489,14 +489,14 @@ def _checked_preset(
 def _refuse_changes(
     options: dict[str, Any],  # name -> value; None or False where it was not given
 ):
-    "`InputError` for what a run that is resumed cannot take: it has its own."
+    "`InputError` for options that a resumed run cannot take, because it has its own."
     changes = []
     for name, value in options.items():
         if value is not None and value is not False:  # 0 is a value
             changes.append(f"--{name}")
     if changes:
         raise InputError(
-            f"with --resume a run goes on as it was begun: leave out {' and '.join(changes)}"
+            f"with --resume, a run keeps its settings: leave out {' and '.join(changes)}"
         )
 
 # %% ../nbs/22_cli.ipynb #c3ed619c
@@ -572,7 +572,7 @@ def _begin_demo(
     overwrite: bool,
     device: str | None,
 ) -> "tuple[Evaluation | None, list[str]]":  # as `begin_run`
-    megabytes = min(20, math.ceil(5 * minutes))  # of stories: enough for so many minutes
+    megabytes = min(20, math.ceil(5 * minutes))  # of stories: enough for that many minutes
     print(
         f"{minutes:g} minutes of training, and about {20 + 3 * megabytes} seconds before and "
         f"after it: {megabytes} MB of stories are written, and a tokenizer learns from them. "
@@ -599,7 +599,7 @@ def _resume_demo(
 
     if not any(folder.glob("checkpoints/step_*.safetensors")):
         raise InputError(
-            f"{folder} holds a model and no checkpoint to go on from: "
+            f"{folder} holds a model but no checkpoint to continue from: "
             "give another --out, or --overwrite"
         )
     seconds = read_run(folder)["training"].get("train_seconds")

@@ -1,7 +1,7 @@
-"""What decides a training run besides its text: its numbers, and presets of them; and whether
-the settings of a sampler make sense.
+"""What decides a training run besides its text: its settings, and presets for them. Also the
+checks of a sampler's settings.
 
-A configuration that makes no sense is refused when it is made, not an hour into the run."""
+A configuration that makes no sense is rejected when it is made, not an hour into the run."""
 
 import math
 import os
@@ -137,7 +137,7 @@ class TrainingConfig:
     eval_interval: int = _whole(250)  # updates between evaluations on the validation text
     eval_windows: int = _whole(256)  # windows of the validation text in such an evaluation
     save_interval: int = _whole(500)  # updates between checkpoints
-    seed: int = _whole(0, least=0, most=2**64 - 1)  # of the first weights and of the batches
+    seed: int = _whole(0, least=0, most=2**64 - 1)  # of the initial weights and of the batches
     train_seconds: float | None = _number_or_none()  # for a run that is limited by time
 
     def __post_init__(self):
@@ -175,8 +175,8 @@ class TrainingConfig:
 def load_preset(
     name_or_path: str | os.PathLike,  # one of `PRESETS`, or the path of a JSON file
     **overrides: Any,  # fields of the model or the training; None: not given
-) -> tuple[str, TransformerConfig, TrainingConfig]:  # the data, and what to make of it
-    """A run by its name, or from a JSON file.
+) -> tuple[str, TransformerConfig, TrainingConfig]:  # the data, and the two configurations
+    """The settings of a run, by a preset's name or from a JSON file.
 
     The file is an object with data, model (`TransformerConfig`'s fields) and training
     (`TrainingConfig`'s). `InputError` names an unknown or missing field."""

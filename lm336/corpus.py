@@ -17,7 +17,7 @@ from .texts import between, read_file, write_parts
 
 # %% ../nbs/00_corpus.ipynb #5c3d0110
 def read_text(
-    path: str | os.PathLike,  # a .txt, .md or .jsonl file, also gzipped, or a folder
+    path: str | os.PathLike,  # a .txt, .md or .jsonl file, perhaps gzipped, or a folder
     separator: str = END_OF_TEXT,  # put after each text of a .jsonl, each file of a folder
     field: str = "text",  # the text's name in a .jsonl file
 ) -> Iterator[str]:
@@ -86,7 +86,7 @@ def corpus_files(
     folder: str | os.PathLike,  # where they go; "tinystories" has a place of its own
     seed: int = 0,  # of the stories; validation gets a twentieth as many bytes, up to 1 MB
 ) -> tuple[Path, Path]:  # the training and the validation file
-    "The training and the validation text of a corpus, made if need be."
+    "The training and the validation text of a corpus, made if they don't exist."
     if str(data) == "tinystories":
         from lm336.download import tinystories
 

@@ -139,7 +139,7 @@ def _tokenizer_in(folder: str | os.PathLike, vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer.from_pretrained(folder)
     if tokenizer.vocab_size > vocab_size:
         raise InputError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only "
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but the model only "
             f"{vocab_size}"
         )
     return tokenizer

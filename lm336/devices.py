@@ -1,6 +1,6 @@
 """Where a run computes, in which number format, and with how many processes.
 
-What is decided here depends on the machine, never on the model. Chapter 13 tells why."""
+What is decided here depends on the machine, never on the model. Chapter 13 explains why."""
 
 import atexit
 import os
@@ -26,9 +26,9 @@ GROUP_TIMEOUT = timedelta(hours=12)  # for the others to come, and for what all 
 def pick_device(
     name: str | torch.device | None = None,  # cpu, cuda, cuda:1, mps; None: cuda or cpu
 ) -> torch.device:
-    """Where this process computes. Of the processes of one run, each has a GPU of its own.
+    """Where this process computes. Each process of a run gets a GPU of its own.
 
-    `InputError` for a device that is unknown or not here."""
+    `InputError` for a device that is unknown or that this machine lacks."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -50,8 +50,8 @@ def pick_device(
         index = int(os.environ.get("LOCAL_RANK", 0)) if device.type == "cuda" else 0
     if index >= count:
         raise InputError(
-            f"device {name!s} is not here: PyTorch sees {count} of {device.type} "
-            "on this machine"
+            f"device {name!s} is not available: on this machine PyTorch finds {count} of the "
+            f"kind {device.type}"
         )
     return torch.device("cuda", index) if device.type == "cuda" else torch.device(device.type)
 
@@ -61,7 +61,7 @@ def pick_precision(
 ) -> str:  # "bfloat16", "float16" or "float32"
     """The number format for products: what the environment variable LM336_PRECISION says.
 
-    Else the fastest safe one: bfloat16 where it is real, float16 on older GPUs, float32."""
+    Else the fastest safe one: bfloat16 in hardware, float16 on older GPUs, or float32."""
     from .accounting import cpu_has_bfloat16
 
     wanted = os.environ.get("LM336_PRECISION", "")
@@ -103,7 +103,7 @@ def _leave_group():
 def sum_over_processes(
     value: torch.Tensor,  # on this process's device; changed in place
 ) -> torch.Tensor:  # the same shape
-    "The sum of a tensor over all processes of a run; for one on its own, the tensor as it is."
+    "The sum of a tensor over all processes of a run; unchanged if there is only one."
     if dist.is_initialized():
         dist.all_reduce(value)
     return value

@@ -6,4 +6,4 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class InputError(ValueError):
-    "Input that cannot be used: the message says what is wrong, where, and what would do."
+    "Input that cannot be used: the message says what is wrong, where, and what is accepted."

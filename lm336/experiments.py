@@ -258,7 +258,7 @@ def byte_entropy(
 def share_learned(
     record: dict,  # of a run, as `run_variant` returns it
 ) -> float:        # 0: how often each byte occurs; 1: everything; NaN for an unknown entropy
-    "How far a run came from the bytes' frequencies towards the text's entropy."
+    "How far a run got from the bytes' frequencies towards the text's entropy."
     if record["floor"] is None:
         return math.nan
     top = record["byte_entropy"]
@@ -268,7 +268,7 @@ def share_learned(
 def text_digest(
     data: str,  # "stories:10" (megabytes), "tinystories" or a path, as for `lm336_pretrain`
 ) -> str:       # SHA-256, in hexadecimal
-    "What tells one text from another: the same for the same text, wherever it lies."
+    "What tells one text from another: the same for the same text, wherever it is."
     size = stories_size(data)
     if size:
         grammar = resources.files("lm336").joinpath("stories.txt").read_text(encoding="utf-8")
@@ -318,7 +318,7 @@ def _curve(folder: str | PathLike, bytes_per_token: float) -> list[tuple[int, fl
 
 # %% ../nbs/17_experiments.ipynb #88b35480
 def _train_and_score(model: Transformer, config: TrainingConfig, files: Path) -> dict:
-    "Train a model on prepared files; what that took, and what came of it."
+    "Train a model on prepared files; what that took, and how the model scored."
     tokenizer = Tokenizer.from_pretrained(files)
     train = load_tokens(files / "data" / "train.npy")
     valid = load_tokens(files / "data" / "valid.npy")

@@ -625,7 +625,7 @@ def number_of_helpers(
 def _count_together(
     total: PretokenCounts, blocks: Generator, special_tokens: Sequence[str], num_helpers: int
 ) -> None:
-    "Count blocks here and in helpers; whoever has done one takes the next."
+    "Count blocks here and in helpers; each takes the next when it has done one."
     # loads slowly: for large texts alone
     from concurrent.futures import ThreadPoolExecutor
 
@@ -941,7 +941,7 @@ def fast_train_bpe(
     special_tokens: Sequence[str] = (),  # hard boundaries that get ids of their own
     num_workers: int | None = None,  # processes; None takes two, or one on a single core
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:  # vocabulary, merges as learned
-    "What `train_bpe` returns, for any size of text. InputError as there."
+    "What `train_bpe` returns, for any size of text, with the same InputErrors."
     num_merges = room_for_merges(vocab_size, special_tokens)
     special_tokens = list(dict.fromkeys(special_tokens))
     words = fast_count_pretokens(input_path, special_tokens, num_workers).to_arrays()
@@ -1172,7 +1172,7 @@ _MOST_WORDS = 1 << 20  # that are remembered before the encoder begins anew
 
 
 def _with_room(array: np.ndarray, used: int, values: np.ndarray) -> np.ndarray:
-    "The array with `values` after its first `used` entries, twice as large if need be."
+    "The array with `values` after its first `used` entries, twice as large if needed."
     if used + len(values) > len(array):
         array = np.append(array[:used], np.zeros(used + len(values), array.dtype))
     array[used : used + len(values)] = values

@@ -236,7 +236,7 @@ class FastRMSNorm(RMSNorm):
     def forward(
         self,
         x: torch.Tensor,  # (..., d_model)
-    ) -> torch.Tensor:  # (..., d_model), the number format of x, or autocast's where it is on
+    ) -> torch.Tensor:  # (..., d_model), the number format of x, or autocast's, if on
         "Scale every vector to a root mean square of 1, then every feature by its weight."
         kind, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(kind):

@@ -1,7 +1,7 @@
 """The trainer with fast updates: in 16 bits, in micro-batches, shared by several processes.
 
-What `lm336.fast_training` makes fast, in the place of the plain trainer's parts. Chapter 13
-tells when that pays."""
+It has the parts of `lm336.fast_training` in place of the plain trainer's. Chapter 13 explains
+when that pays."""
 
 import os
 from typing import Any
@@ -28,9 +28,9 @@ __all__ = ["FastTrainer", "check_training"]
 
 def check_training(
     config: TrainingConfig,  # of a run, before it begins
-    device: torch.device,  # where it shall train
+    device: torch.device,  # where it is to train
 ):
-    "`InputError` for what it asks for and this machine, or these processes, cannot do."
+    "`InputError` for a setting that this machine, or these processes, cannot follow."
     from .fast_training import compile_fault
 
     count = processes()[1]
@@ -43,7 +43,7 @@ def check_training(
     fault = compile_fault(device) if config.compile == "on" else None
     if fault:
         raise InputError(
-            f"training.compile is 'on', and torch.compile does not work here ({fault}): "
+            f"training.compile is 'on', but torch.compile does not work here ({fault}): "
             "install a C++ compiler, or give 'off'"
         )
 
@@ -85,7 +85,7 @@ class FastTrainer(Trainer):
         self.optimizer = self.update.optimizer
 
     def train_step(self) -> tuple[torch.Tensor, torch.Tensor]:  # scalars on the device
-        "One update, as `FastUpdate` makes it: where a number is not finite, nothing changes."
+        "One update, as `FastUpdate` makes it: if a number is not finite, nothing changes."
         loss, norm = self.update(*self.batch(), self.learning_rate())
         self.step += 1
         return loss, norm
@@ -115,7 +115,7 @@ class FastTrainer(Trainer):
         return Objective(self.model, self.precision)(inputs, targets)
 
     def validate(self) -> float:
-        "As `Trainer.validate`; each process measures its share of the windows."
+        "Like `Trainer.validate`, but each process measures its share of the windows."
         starts = self.validation_starts()
         mine = starts[self.rank :: self.num_processes]
         size = self.config.batch_size
@@ -133,6 +133,6 @@ class FastTrainer(Trainer):
         self,
         **values: Any,  # name -> number; the step is added
     ):
-        "Append one line to metrics.jsonl; of several processes, the first does."
+        "Append one line to metrics.jsonl, if this is the first process."
         if self.rank == 0:
             super().log(**values)

@@ -253,7 +253,7 @@ def _update_group(
 
 # %% ../nbs/27_fast_training.ipynb #ea4b4f49
 class FastAdamW(AdamW):
-    """`AdamW` in one pass over the memory of all parameters; arguments and state as there.
+    """`AdamW` in one pass over the memory of all parameters; the same arguments and state.
 
     Under a `GradScaler` it unscales, and skips an overflow, without asking the device."""
 
@@ -313,7 +313,7 @@ def fast_clip_grad_norm_(
     parameters: Iterable[torch.Tensor],  # those without a gradient are skipped
     max_norm: float,  # the greatest length allowed for all gradients together
 ) -> torch.Tensor:  # the norm before clipping, a scalar on the device: nothing waits for it
-    "`clip_grad_norm_` with a few kernels for all gradients; errors as there."
+    "`clip_grad_norm_` with a few kernels for all gradients, and the same errors."
     if not max_norm > 0:
         raise InputError(f"max_norm is {max_norm!r}: a finite number above 0 is needed")
     grads = [p.grad for p in parameters if p.grad is not None]

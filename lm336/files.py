@@ -36,7 +36,7 @@ __all__ = [
 
 LEFTOVER = ".lm336-unfinished-"  # what our temporary folders are called, and no others
 LOCK = ".lm336.lock"
-LEVELS = 2  # our files lie at most so many folders below the one that is owned
+LEVELS = 2  # our files lie at most this many folders below the one that is owned
 _owners: dict[Path, tuple[int, int]] = {}  # folder -> process and thread that own it
 
 
@@ -65,7 +65,7 @@ def atomic_path(
 
 
 def _make_folder(folder: Path):
-    "A folder that a power cut cannot take back, with those it lies in."
+    "Make a folder, with its parents, so that a power cut cannot take it back."
     missing = [level for level in (folder, *folder.parents) if not level.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +115,13 @@ def clear_leftovers(
 @contextmanager
 def owned(
     folder: str | os.PathLike,  # made if missing
-    keep_lock: bool = True,  # False: at the end, nothing of ours is left in it
+    keep_lock: bool = True,  # False: remove the lock's file at the end
 ) -> Iterator[Path]:
     """Own a folder while the block runs, cleared of what a killed process left there.
 
     A second process (or thread) gets an `InputError` that names the folder; a crash releases
-    it; inside the block the owner may own it again. Where the file system cannot lock, there
-    is a warning, and nothing is held.
+    it; inside the block the owner may own it again. Where the file system cannot lock, a
+    warning is given, and no lock is held.
     """
     folder = Path(folder)
     _make_folder(folder)
@@ -134,7 +134,7 @@ def owned(
         lock = _lock(place / LOCK, seconds=0)
     except Timeout:
         raise InputError(
-            f"{folder} is in use by another process: wait for its end, or give another folder"
+            f"{folder} is in use by another process: wait for it, or give another folder"
         ) from None
     _owners[place] = me
     try:
@@ -154,7 +154,7 @@ def made_once(
 ) -> Iterator[Path]:
     """Be the only process that makes a file; others wait, and then find it made.
 
-    Where the file system cannot lock, there is a warning, and nobody waits.
+    Where the file system cannot lock, a warning is given, and no process waits.
     """
     path = Path(path)
     _make_folder(path.parent)
@@ -328,7 +328,7 @@ def _first_sentence(error: Exception) -> str:
 def pretrained_folder(
     name: str | os.PathLike,  # a folder, or "stories" for the model that comes with lm336
 ) -> Path:
-    "Where a model or a tokenizer of that name is. A folder of the name wins."
+    "Where a model or a tokenizer of that name is. A folder called so comes first."
     if str(name) != "stories" or Path(name).is_dir():
         return Path(name)
     package = Path(__file__).parent
@@ -341,7 +341,7 @@ def log_file(
 ) -> Path:  # of a `.jsonl` file
     """Where a log that comes with lm336 is: of the experiments, or of a benchmark.
 
-    In a clone they are in `data` and `benchmarks`. FileNotFoundError names those there are.
+    In a clone they are in `data` and `benchmarks`. FileNotFoundError lists those that exist.
     """
     package = Path(__file__).parent
     clone = [package.parent / "data", package.parent / "benchmarks"]

@@ -11,14 +11,14 @@ from .files import atomic_path
 
 __all__ = ["check_free", "check_text", "kind_of", "mark_as_made", "say_once", "text_files"]
 
-KINDS = ".txt", ".md", ".jsonl"  # each also with .gz
-EXPECTED = "a .txt, .md or .jsonl file, each also with .gz, or a folder of them"
+KINDS = ".txt", ".md", ".jsonl"  # each with or without .gz
+EXPECTED = "a .txt, .md or .jsonl file, with or without .gz, or a folder of them"
 MADE = ".lm336-made"  # lists the texts beside it that were made from others
 RUNS = {"run.json"}, {"config.json", "tokenizer.json"}  # of a run or a model
 
 
 def kind_of(
-    path: Path,  # of a file, there or not
+    path: Path,  # of a file, whether it exists or not
 ) -> str:  # such as ".txt"
     "The kind of a file, from the end of its name in lower case, .gz aside."
     return Path(path.name.lower().removesuffix(".gz")).suffix
@@ -33,12 +33,12 @@ def check_text(
     if kind_of(path) not in ("", *KINDS):  # without a suffix, like a pipe, it is text
         raise InputError(
             f"{path} is not a kind of file that we read: give {EXPECTED}; if it is plain "
-            "text, let its name end in .txt"
+            "text, make its name end in .txt"
         )
 
 
 def text_files(
-    folder: str | os.PathLike,  # whose text is wanted
+    folder: str | os.PathLike,  # to be searched
 ) -> list[Path]:  # in the order in which they are read
     """The text files in a folder and its subfolders; prints one line about what is left out.
 

@@ -47,7 +47,7 @@ class Plot(NamedTuple):
     cast: dict[str, str]  # slot -> the list it draws from, in the order of drawing
     sizes: tuple[int, ...]  # for each slot, how many words its list has
     earlier: tuple[tuple[int, ...], ...]  # for each slot, those before it from its list
-    parts: _Parts  # what is told
+    parts: _Parts  # its text
 
 # %% ../nbs/23_grammar.ipynb #d4b7cc52
 class _Section(NamedTuple):

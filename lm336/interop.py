@@ -96,14 +96,14 @@ def _check_pair(model: Transformer, tokenizer: Tokenizer):
     "`InputError` for a tokenizer with more tokens than the model."
     ours, theirs = tokenizer.vocab_size, model.config.vocab_size
     if ours > theirs:
-        raise InputError(f"the tokenizer has {ours} tokens, the model only {theirs}: "
+        raise InputError(f"the tokenizer has {ours} tokens, but the model only {theirs}: "
                          "they do not belong together")
 
 # %% ../nbs/21_interop.ipynb #5c1f0a75
 @contextmanager
 def _export(
-    folder: str | PathLike,  # made if need be
-    overwrite: bool,         # whether files may be replaced that no export wrote
+    folder: str | PathLike,  # made if missing
+    overwrite: bool,         # whether to replace even files that no export wrote
 ) -> Iterator[Path]:
     """A folder to write files to. When the block ends, they are moved to `folder`.
 
@@ -149,8 +149,8 @@ def _hf_tokenizer_config(model: Transformer, tokenizer: Tokenizer) -> dict[str, 
 def to_hf(
     model: Transformer,       # left as it is
     tokenizer: Tokenizer,     # its tokenizer
-    folder: str | PathLike,   # made if need be
-    overwrite: bool = False,  # True: also over files that no export wrote
+    folder: str | PathLike,   # made if missing
+    overwrite: bool = False,  # True: replace even files that no export wrote
 ):
     """Write a folder that `transformers` opens: `LlamaForCausalLM.from_pretrained` and
     `AutoTokenizer.from_pretrained`.
@@ -358,8 +358,8 @@ def _page_modules() -> dict[str, bytes]:
 def to_web(
     model: Transformer,       # left as it is
     tokenizer: Tokenizer,     # its tokenizer
-    folder: str | PathLike,   # made if need be
-    overwrite: bool = False,  # True: also over files that no export wrote
+    folder: str | PathLike,   # made if missing
+    overwrite: bool = False,  # True: replace even files that no export wrote
 ):
     """Write a page that runs the model in the reader's browser: index.html, its modules, and
     the weights in float16. Any web server will do.

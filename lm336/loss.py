@@ -70,7 +70,7 @@ def bits_per_byte(
     total_nats: float | torch.Tensor,  # surprise, summed over a text; or its mean per token
     num_bytes: float,  # of the same text in UTF-8; or their mean per token
 ) -> float:  # 8 would be no compression at all
-    "Surprise per byte of text, in bits, whatever the tokenizer. `InputError` without bytes."
+    "Surprise per byte of text, in bits, whatever the tokenizer. `InputError` for 0 bytes."
     if num_bytes <= 0:
         raise InputError(f"the text has {num_bytes} bytes: bits per byte needs at least one")
     return float(total_nats) / (math.log(2) * num_bytes)

@@ -30,8 +30,8 @@ __all__ = [
     "notebook_cells",
 ]
 
-# the parts of a model that a reader writes, before the book does; those of its notebook whose
-# exported cell holds the same
+# the parts of a model that a reader writes before the book shows its own; for each, the names
+# in its notebook whose exported cells hold the same code
 CORE: dict[str, tuple[str, ...]] = {
     "entropy": (),
     "learn_merges": ("train_bpe",),
@@ -73,14 +73,14 @@ def notebook_cells(
 
 
 def _fold(title: str, text: str) -> str | None:
-    "What is folded under a title; None for nothing."
+    "What is folded under a title; None if there is no such fold."
     pattern = rf"<details><summary>{title}</summary>\n\n(.*?)\n\n</details>"
     match = re.search(pattern, text, re.S)
     return match and match[1]
 
 
 def _block(folded: str | None) -> str | None:
-    "The Python code in a fold; None for nothing."
+    "The Python code in a fold; None if it has none."
     match = re.search(r"^```python\n(.*?)^```$", folded or "", re.S | re.M)
     return match and match[1]
 
@@ -126,7 +126,7 @@ class Exercise:
 
     @property
     def check(self) -> str:
-        "The definition of the function that decides; the call of `grade` below it left out."
+        "The definition of the function that decides, without the call of `grade` below it."
         call = f"\ngrade(check_{self.name}, {self.name})"
         cells = [text for text in self.code if f"def check_{self.name}(" in text]
         if len(cells) != 1 or not cells[0].endswith(call):

@@ -1,4 +1,4 @@
-"""A run as people look at it: its curve, its samples, its account, its report card.
+"""What people look at in a run: its curve, its samples, its account, its report card.
 
 What is shown is read from the run's folder, so that it can be shown again at any time."""
 
@@ -54,7 +54,7 @@ def plot_metrics(
     floor: float | None = None,  # entropy of the text in nats per token, where it is known
     title: str = "",  # above the axes
 ) -> Figure:
-    "Training and validation loss, in nats per token, and the learning rate, by the step."
+    "Training and validation loss, in nats per token, and the learning rate, at every step."
     lines = read_metrics(folder)
 
     def series(name: str) -> tuple[list[int], list[float]]:
@@ -181,7 +181,7 @@ def _read_account(path: Path) -> dict[str, Any]:
 def write_account(
     run: Run,  # that has trained
 ):
-    "Write what the run should have taken and what it did, since `fit` began: accounting.json."
+    "Write accounting.json: what the run should have taken since `fit` began, and did take."
     c, shape = run.config, run.model.config
     steps = run.step - run.first_step
     tokens = steps * c.batch_size * run.context_length

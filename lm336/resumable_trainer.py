@@ -1,7 +1,7 @@
-"""The trainer that keeps checkpoints in its folder, and goes on from the newest of them.
+"""The trainer that keeps checkpoints in its folder, and continues from the newest of them.
 
-What a checkpoint is stands in `lm336.checkpoints`; here is when one is written, what travels
-with it, and what a run that goes wrong says of the last good one. Chapter 13 tells why."""
+`lm336.checkpoints` has the format; here is when a checkpoint is written, what is saved with
+it, and what a run that goes wrong says about the last good one. Chapter 13 explains why."""
 
 import json
 import math
@@ -22,21 +22,21 @@ from .training import read_metrics
 
 __all__ = ["ResumableTrainer"]
 
-MOST_OVERFLOWS = 20  # in float16: so many updates skipped in a row end a run
+MOST_OVERFLOWS = 20  # in float16: this many updates skipped in a row end a run
 
 
 class ResumableTrainer(FastTrainer):
-    """A `FastTrainer` that keeps checkpoints in its folder, and goes on from them.
+    """A `FastTrainer` that keeps checkpoints in its folder, and continues from them.
 
     Arguments as for `FastTrainer`."""
 
     seconds = 0.0  # that training has taken, over all resumptions
     saved: int | None = None  # step of the last checkpoint
-    validated: int | None = None  # step of the last look at the validation text
-    overflows = 0  # updates skipped in a row, those of the last one
+    validated: int | None = None  # step of the last evaluation on the validation text
+    overflows = 0  # updates skipped in a row, up to the last one
 
     def last_checkpoint(self) -> Path | None:
-        "Path of the newest checkpoint in the run folder, None where there is none."
+        "Path of the newest checkpoint in the run folder; None if there is none."
         return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
 
     def last_good(self) -> str:
@@ -47,9 +47,9 @@ class ResumableTrainer(FastTrainer):
         return f"the last good checkpoint is {last}"
 
     def save(self):
-        """Write a checkpoint and the weights; of the checkpoints, keep the last two.
+        """Write a checkpoint and the weights; keep the last two checkpoints.
 
-        `OSError` where the disk is full, `FloatingPointError` where a number is not finite."""
+        `OSError` if the disk is full, `FloatingPointError` if a number is not finite."""
         if self.rank:
             return
         kept = self.last_good()
@@ -74,7 +74,7 @@ class ResumableTrainer(FastTrainer):
         keep_newest(path.parent, "step_*.safetensors")
 
     def circumstances(self) -> dict[str, Any]:  # what JSON can hold
-        "What a checkpoint says besides weights, averages and step."
+        "What a checkpoint holds besides weights, averages and step."
         return dict(
             model=asdict(self.model.config),
             training=asdict(self.config),
@@ -116,12 +116,12 @@ class ResumableTrainer(FastTrainer):
         self,
         before: dict[str, Any],  # the `circumstances` of a checkpoint
     ):
-        "Go on with the loss scale, the count of skipped updates and the seconds of then."
+        "Restore the loss scale, the count of skipped updates and the seconds so far."
         if before.get("scaler") and self.update.scaler.is_enabled():
             self.update.scaler.load_state_dict(before["scaler"])
         if before.get("precision", self.precision) != self.precision:
             warnings.warn(
-                f"this run has been trained in {before['precision']} so far, and goes on "
+                f"this run has been trained in {before['precision']} so far, and continues "
                 f"in {self.precision}: its numbers will differ from those of a run on one "
                 "machine",
                 stacklevel=3,
@@ -130,7 +130,7 @@ class ResumableTrainer(FastTrainer):
         self.seconds = before.get("seconds", 0.0)
 
     def advice(self) -> str:
-        "What to do about a run that went wrong, and where to go on."
+        "What to do when a run went wrong, and where to continue."
         return f"{self.last_good()}; {super().advice()}"
 
     def check_finite(
@@ -139,7 +139,7 @@ class ResumableTrainer(FastTrainer):
         loss: float,  # what an update met
         norm: float,  # of its gradient
     ):
-        "`FloatingPointError` where one is not finite; in float16, at the twentieth in a row."
+        "`FloatingPointError` if one is not finite; in float16, at the twentieth in a row."
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         if self.update.scaler.is_enabled() and self.overflows:
             norm = 0.0  # the update was skipped

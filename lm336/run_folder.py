@@ -1,6 +1,6 @@
 """What a run's folder says of itself, and whether its files belong together.
 
-run.json holds what a run was trained on, by which numbers, and the digests of its files."""
+run.json holds what a run was trained on, with which settings, and its files' digests."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def read_run(
             "(lm336_pretrain and lm336_demo make one)"
         )
     run: Any = read_json(path)
-    run.setdefault("digests", {})  # the runs of the first edition have none
+    run.setdefault("digests", {})  # runs of version 0.1 have none
     kinds: dict[str, tuple[type, str]] = {
         "data": (str, "the name of a text"),
         "model": (dict, "an object"),
@@ -59,9 +59,9 @@ def run_digests(
 def check_digests(
     folder: str | os.PathLike,  # a run folder
     run: dict[str, Any],  # its description, as `read_run` returns it
-    *names: str,  # of files; one that is not there is for its reader to miss
+    *names: str,  # of files; a missing one is left to its reader to report
 ):
-    "`InputError` for a file that is not the one that the run was begun with, or has written."
+    "`InputError` for a file that is not the one that the run began with, or wrote."
     for name in names:
         path, expected = Path(folder) / name, run["digests"].get(name)
         if expected is not None and path.exists() and sha256(path) != expected:
@@ -77,7 +77,7 @@ def load_run(
 ) -> tuple[dict[str, Any], Transformer, Tokenizer]:  # description, model, its tokenizer
     """Open a run.
 
-    `InputError` where a file is missing, damaged or of another run."""
+    `InputError` if a file is missing, damaged, or from another run."""
     from .fast_model import make_fast
 
     run = read_run(folder)
@@ -92,7 +92,7 @@ def load_run(
             )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model only "
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model only "
             f"{model.config.vocab_size:,}: one of the two belongs to another run"
         )
     return run, model, tokenizer
@@ -110,7 +110,7 @@ def read_metrics(
         if not isinstance(line.get("step"), int) or isinstance(line["step"], bool):
             raise InputError(
                 f"{path} has a line without a step, {json.dumps(line)[:60]}: "
-                "take it away, or move the file away to go on without"
+                "remove the line, or move the file away to continue without it"
             )
         for name in ("step", "loss", "valid_loss", "learning_rate", "seconds"):
             value = line.get(name, 0.0)

@@ -36,8 +36,8 @@ def save_tensors(
 ):
     """Write tensors with their digest; to a path, whole or not at all.
 
-    `FloatingPointError` names the first that holds a number which is not finite, before
-    anything is written; `OSError` where the disk is full.
+    `FloatingPointError` names the first with a number that is not finite, before anything is
+    written; `OSError` if the disk is full.
     """
     # two names of one storage, as of a tied head, become two tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -64,8 +64,8 @@ def save_tensors(
 
 def load_tensors(
     source: str | os.PathLike | BinaryIO,  # a path, or a binary file that is open
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # on the CPU by name; what goes with them
-    """Read tensors back. Files of others, without a digest, are taken as they are.
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # by name, on the CPU; and the metadata
+    """Read tensors back. Other programs' files, without a digest, are taken as they are.
 
     `FileNotFoundError`, or another `OSError` that says why a path cannot be opened;
     `InputError` for a file that is truncated, something else, or not what was written.
@@ -107,7 +107,7 @@ def _read(
 
 
 def _shown(path: str | os.PathLike) -> str:
-    "A path for a sentence; what is not UTF-8 in it, and no terminal could show, is escaped."
+    "A path as messages show it: bytes that are not UTF-8 are escaped."
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -121,7 +121,7 @@ def _check_opens(path: str | os.PathLike, name: str):
         wanted = "a safetensors file is needed"
         raise FileNotFoundError(f"{name} does not exist; {wanted}") from None
     except ValueError as error:  # such as a zero byte
-        raise InputError(f"{name!r} is no path of a file: {error}") from None
+        raise InputError(f"{name!r} is not the path of a file: {error}") from None
 
 
 def check_weights(
@@ -129,7 +129,7 @@ def check_weights(
     shapes: Mapping[str, tuple],  # name -> shape, of the weights that the model needs
     path: str | os.PathLike,  # named in the message, beside its config.json
 ):
-    "`InputError` if weights and model disagree; it names the first tensor that does."
+    "`InputError` if weights and model disagree; it names the first tensor that differs."
     for prefix, wrapper in WRAPPERS.items():
         if any(name.startswith(prefix) for name in weights):
             raise InputError(
@@ -161,7 +161,7 @@ def is_finite(
 ) -> bool:
     "Whether it holds no infinity and no NaN."
     if tensor.dtype.itemsize == 1 and tensor.is_floating_point():
-        tensor = tensor.float()  # the types of 8 bits know few operations
+        tensor = tensor.float()  # 8-bit types support few operations
     return bool(tensor.isfinite().all())
 
 

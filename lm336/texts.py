@@ -56,7 +56,7 @@ def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
         try:
             yield file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{path} is not a whole gzip file ({error})") from None
+            raise InputError(f"{path} is not a complete gzip file ({error})") from None
 
 
 def _lines(path: Path, field: str) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _lines(path: Path, field: str) -> Iterator[str]:
 
 
 def read_file(
-    path: Path,  # a .txt, .md or .jsonl file, each also with .gz
+    path: Path,  # a .txt, .md or .jsonl file, with or without .gz
     separator: str,  # put after each text of a .jsonl file
     field: str,  # the text's name in a .jsonl file
 ) -> Iterator[str]:
@@ -246,7 +246,7 @@ def _bytes_before(path: Path, chars: int) -> int:
 
 
 def _move_end(whole: Path, end: Path, at: int) -> bool:
-    "Move what follows so many bytes to another file; False, and no move, within a marker."
+    "Move the bytes from `at` on to another file; False, and no move, within a marker."
     separator = END_OF_TEXT.encode("utf-8")
     reach = len(separator) - 1
     begin = max(0, at - reach)

@@ -311,7 +311,7 @@ def train(
 @patch
 def save_pretrained(
     self: Tokenizer,
-    folder: str | os.PathLike,  # made if need be
+    folder: str | os.PathLike,  # made if missing
 ) -> None:
     "Write tokenizer.json, which `from_pretrained` and Hugging Face's `tokenizers` open."
     write_json(Path(folder) / "tokenizer.json", self.to_json())

@@ -1,8 +1,8 @@
 """What makes a tokenizer, and how files keep one: in Hugging Face's layout, or in GPT-2's.
 
 `from_json(to_json(...))` gives the same vocabulary. A file that asks for anything that lm336's
-tokenizer does not do is rejected, by the name of the setting. Chapter 02 of the book explains
-why a byte is written as a character.
+tokenizer does not do is rejected, and the message names the setting. Chapter 02 of the book
+explains why a byte is written as a character.
 """
 
 import os
@@ -101,8 +101,8 @@ def ranks_of_merges(
         late = max(made.get(a, -1), made.get(b, -1))
         if late >= rank:
             raise InputError(
-                f"{merge}, and merge {late} makes one of them; merges must be in the order "
-                "they were learned in"
+                f"{merge}, but merge {late} makes one of them; merges must be in the order "
+                "in which they were learned"
             )
         if (a, b) in ranks:
             raise InputError(f"{merge}, as merge {ranks[a, b]} does; "
@@ -122,8 +122,8 @@ def _check_special_tokens(special_tokens: Sequence[str], ids: Mapping[bytes, int
         looks_like = from_printable(token)
         if looks_like in known and looks_like != token.encode("utf-8"):
             raise InputError(
-                f"special token {token!r} is how files write the token {looks_like!r}, and "
-                f"could not be told from it; take another, such as '<|{token}|>'"
+                f"special token {token!r} is how files write the token {looks_like!r}, so "
+                f"a file could not tell them apart; use another, such as '<|{token}|>'"
             )
 
 
@@ -205,7 +205,7 @@ def _token_bytes(text: str, where: str | os.PathLike) -> bytes:
 def _vocab_bytes(
     vocab: object, special: Mapping[str, int], where: str | os.PathLike
 ) -> dict[int, bytes]:
-    "Printable vocabulary -> id to bytes. Special tokens (text -> id) stand in it as they are."
+    "Printable vocabulary -> id to bytes. Special tokens (text -> id) are in it as they are."
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
         raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers "
                          "is expected")
@@ -311,7 +311,7 @@ def _refuse_settings(
 
 
 def _adds_nothing(template: object) -> bool:
-    "Whether it is a TemplateProcessing of nothing but the text, as transformers writes it."
+    "Whether it is a TemplateProcessing that adds nothing to the text, as transformers writes."
     if not isinstance(template, dict) or template.get("type") != "TemplateProcessing":
         return False
     single = template.get("single")
@@ -321,7 +321,7 @@ def _adds_nothing(template: object) -> bool:
 
 
 def _refuse_what_is_not_followed(data: dict, where: str | os.PathLike):
-    "InputError names what a tokenizer.json asks for and this tokenizer does not do."
+    "InputError names what a tokenizer.json asks for that this tokenizer does not do."
     _refuse_settings(data, "", where)
     cut = data.get("pre_tokenizer")
     _refuse_settings(cut, "pre_tokenizer", where, required=("type", "add_prefix_space"))

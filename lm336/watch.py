@@ -1,4 +1,4 @@
-"""What is wrong with a training that goes wrong: numbers that are not finite, and jumps.
+"""How training goes wrong: numbers that are not finite, and losses that jump.
 
 `Watch` is the part of a trainer that looks at the loss and the gradient's norm before every
 update. Chapter 12 shows it at work."""
@@ -12,11 +12,11 @@ import numpy as np
 __all__ = ["Watch"]
 
 MEMORY = 100  # losses that a new one is compared with
-LEAST = 20  # so many are needed first
+LEAST = 20  # as many as this are needed first
 
 
 class Watch:
-    "Stops a training at a number that is not finite, and warns of a spike."
+    "Stops training at a number that is not finite, and warns of a spike."
 
     def __init__(self):
         self.recent: deque[float] = deque(maxlen=MEMORY)
@@ -46,7 +46,7 @@ class Watch:
         loss: float,  # of a batch
         norm: float,  # of its gradient
     ):
-        "`FloatingPointError` where one of them is not finite."
+        "`FloatingPointError` if one of them is not finite."
         for name, value in (("loss", loss), ("gradient's norm", norm)):
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -63,5 +63,5 @@ class Watch:
         warnings.warn(message, stacklevel=3)
 
     def advice(self) -> str:
-        "What to do about a training that went wrong."
+        "What to do when training went wrong."
         return "a lower learning rate or a longer warm-up usually helps"

@@ -1276,5 +1276,5 @@ def test_an_interrupted_demo_goes_on(demo, tmp_path):
     (folder / "report.md").unlink()
     shutil.rmtree(folder / "checkpoints")
     before = contents(folder)
-    assert "no checkpoint to go on from" in refuses("demo", "--out", folder)
+    assert "no checkpoint to continue from" in refuses("demo", "--out", folder)
     assert contents(folder) == before

@@ -123,7 +123,7 @@ PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000))
         ("bad.jsonl", b'"text"', "line 1: expected"),
         ("bad.jsonl.gz", gzip.compress(BAD, mtime=0), "line 2: expected"),
         *(
-            (f"{how}.{kind}.gz", content, "not a whole gzip file")
+            (f"{how}.{kind}.gz", content, "not a complete gzip file")
             for kind in ("txt", "jsonl", "md")
             for how, content in (
                 ("no", b"plain text"),
@@ -133,7 +133,7 @@ PACKED = gzip.compress("".join(f'{{"text": "line {n}"}}\n' for n in range(1000))
             )
         ),
         *(
-            (name, b"text", "let its name end in .txt")
+            (name, b"text", "make its name end in .txt")
             for name in (
                 "all.tar.gz",
                 "all.json",

@@ -231,7 +231,7 @@ def test_a_text_with_little_to_merge_gives_fewer_tokens(tmp_path):
     assert 257 <= tokenizer.vocab_size < 300
     with pytest.raises(
         InputError,
-        match=f"the tokenizer in .* has {tokenizer.vocab_size} tokens, the model only 200",
+        match=f"the tokenizer in .* has {tokenizer.vocab_size} tokens, but the model only 200",
     ):
         prepare(str(tmp_path / "none.txt"), 200, tmp_path / "other", tmp_path / "run")
     assert (

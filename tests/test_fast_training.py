@@ -411,6 +411,6 @@ def test_a_long_run_is_compiled_where_a_compiler_works(tmp_path, monkeypatch):
         assert not trainer.compiled and trainer.train_step()[0].isfinite()
         with pytest.raises(
             InputError,
-            match="and torch.compile does not work here .*: install a C\\+\\+ compiler, or",
+            match="but torch.compile does not work here .*: install a C\\+\\+ compiler, or",
         ):
             small(tmp_path / "on", compile="on")

@@ -7,9 +7,12 @@ for.
 import ast
 import subprocess
 import sys
+from configparser import ConfigParser
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from .conftest import ROOT
 
@@ -57,6 +60,18 @@ for name, module in names.items():
     assert name in home.__all__, f"{{name}} is not a public name of {{module}}"
 """
     python(code, tmp_path)
+
+
+@pytest.mark.parametrize("name, version", [("torch", "2.6.0"), ("ipywidgets", "7.7.1")])
+def test_what_colab_has_is_kept(name, version):
+    "pip replaces nothing that will do: its PyTorch, and the old widgets that its pages know."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    wanted = map(Requirement, settings["DEFAULT"]["requirements"].split())
+    (found,) = [one for one in wanted if one.name == name]
+    assert found.specifier.contains(version)
+    theirs = map(Requirement, requires("anywidget") or [])
+    assert all(one.specifier.contains(version) for one in theirs if one.name == name)
 
 
 def test_a_module_comes_when_it_is_asked_for(tmp_path):

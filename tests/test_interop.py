@@ -252,7 +252,7 @@ def test_ids_equal_those_of_their_tokenizer(tokenizer, theirs, text):
 
 def test_a_tokenizer_that_is_too_large(tokenizer, tmp_path):
     for write in (to_hf, to_web):
-        with pytest.raises(InputError, match="600 tokens, the model only 599"):
+        with pytest.raises(InputError, match="600 tokens, but the model only 599"):
             write(make(vocab_size=599), tokenizer, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

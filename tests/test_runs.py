@@ -784,7 +784,7 @@ def test_a_run_goes_on_where_auto_is_another_precision(tmp_path, monkeypatch, fi
     trainer.save()
     monkeypatch.setenv("LM336_PRECISION", then)
     resumed = small(tmp_path, precision="auto", max_steps=20)
-    with pytest.warns(UserWarning, match=f"trained in {first} so far, and goes on in {then}"):
+    with pytest.warns(UserWarning, match=f"in {first} so far, and continues in {then}"):
         assert resumed.resume() == 5
     assert resumed.precision == then and same(state_of(trainer), state_of(resumed))
     resumed.fit()

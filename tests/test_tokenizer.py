@@ -384,7 +384,7 @@ def test_what_is_saved_is_what_is_read(tmp_path_factory, specials, parts, merges
 def test_a_special_token_that_looks_like_another_is_refused_before_any_training(
     tmp_path, special
 ):
-    words = f"special token '{special}' is how files write the token .* take another, such as"
+    words = f"special token '{special}' is how files write the token .* use another, such as"
     with pytest.raises(InputError, match=words):
         Tokenizer.train(tmp_path / "missing.txt", 300, [special])
 

@@ -344,6 +344,19 @@ def test_pause_step_and_resume(node):
     assert rates[3] > 10 * rates[2], "a rate that was set while it was paused"
 
 
+def test_a_grammar_is_described_and_its_time_foretold(node):
+    def told(**settings):
+        message = dict(type="grammar", text=GRAMMAR) | settings
+        return node("learner", [[message, dict(type="grammar")]])[0]
+
+    once = told()
+    assert once["entropyBits"] == 5 and once["longest"] == 14 and once["problem"] == ""
+    assert once["seconds"] > 0
+    assert told(max_steps=1600)["seconds"] == pytest.approx(2 * once["seconds"])
+    assert 2 < told(d_model=128)["seconds"] / once["seconds"] < 4.5
+    assert told(text="# one\nThe end.\n")["seconds"] is None
+
+
 def of_ids(probe):
     return {bar["id"]: bar["probability"] for bar in probe["bars"]}
 

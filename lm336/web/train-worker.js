@@ -2,12 +2,14 @@
 import { readFolder, writeFolder, zip } from "./folder.js";
 import { generateStream } from "./generation.js";
 import { StoryGrammar, describe, wordTokenizer } from "./grammar.js";
+import { makeKernels } from "./kernels.js";
 import { Model, sentence, softmax, turns } from "./model.js";
 import { uniforms } from "./sampling.js";
-import { Tokenizer } from "./tokenizer.js";
+import { PRETOKEN, Tokenizer } from "./tokenizer.js";
 import { DEFAULTS, Trainer, parameterShapes } from "./train.js";
 
 const SHAPE = { d_model: 64, num_layers: 2, num_heads: 4, rope_theta: 10_000, norm_eps: 1e-5, tie_embeddings: false };
+const BATCH = 16;
 
 let run = null;   // what learns; a start makes a new one, and with that the loop of the one before ends
 
@@ -30,8 +32,28 @@ function shapeOf(settings, vocab_size, context_length) {
   return { vocab_size, context_length, ...shape, d_ff: Math.max(64, Math.round(d / 24) * 64) };
 }
 
+// FLOP/s of a matrix product here, the best of a few tries; tried once.
+let speed = 0;
+function productSpeed() {
+  const k = makeKernels(), n = 64, [a, b, c] = [0, 0, 0].map(() => k.take(n * n)), end = performance.now() + 50;
+  while (!speed || performance.now() < end) {
+    const begin = performance.now(), times = k.simd ? 20 : 1;
+    for (let i = 0; i < times; i++) k.product(c, n, a, n, 1, b, n, 1, n, n, n, false);
+    speed = Math.max(speed, times * 2000 * n ** 3 / Math.max(performance.now() - begin, 0.1));
+  }
+  return speed;
+}
+
+// About how many seconds a run will take: three products of a forward pass's size for each token, at half the product's speed.
+function forecast({ text, batch_size = BATCH, max_steps = DEFAULTS.max_steps, ...settings }, words) {
+  const grammar = new StoryGrammar(text), { d_model: d, d_ff: f, num_layers: layers } = shapeOf(settings, 0, 0), random = uniforms(0), tries = 30;
+  const length = Array.from({ length: tries }, () => grammar.sample(random).text.match(PRETOKEN).length + 1).reduce((a, b) => a + b) / tries;
+  const flop = 6 * (layers * (4 * d * d + 3 * d * f + 2 * length * d) + (words + 2) * d);
+  return 2 * max_steps * batch_size * length * flop / (speed || productSpeed());
+}
+
 // A new run: of a model of the settings' shape, or of that in a folder's files, which goes on to learn.
-function begin({ grammar: text, files, batch_size = 16, paused = false, tag, ...settings }, say) {
+function begin({ grammar: text, files, batch_size = BATCH, paused = false, tag, ...settings }, say) {
   const grammar = new StoryGrammar(text), { words, longest } = grammar.words();
   const read = files ? readFolder(files) : { tokenizer: wordTokenizer(words) };
   const tokenizer = Tokenizer.fromJSON(read.tokenizer), ids = tokenizer.vocab.length, end = tokenizer.endOfText;
@@ -97,7 +119,10 @@ function report(mine) {
 }
 
 const answers = {
-  grammar: ({ text }, say) => say({ type: "grammar", ...describe(text) }),
+  grammar(message, say) {
+    const about = describe(message.text);
+    say({ type: "grammar", ...about, seconds: about.problem ? null : forecast(message, about.words) });
+  },
   start: begin,
   load: begin,
 };
