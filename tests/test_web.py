@@ -700,6 +700,9 @@ def test_worker_and_panel_read_the_same_and_go_on_alike(node, run, tokenizer):
                 assert bars[0] == bars[1]
     read = ask(node, dict(first, type="read", after=ids), until="read")[0]["tokens"]
     start = len(tokenizer.encode(first["prompt"]))
+    for token in [*told, *read[1:]]:
+        cut_off = token["logprob"] < -3 and len(token["bars"]) == 9
+        assert cut_off or token["id"] in [bar["id"] for bar in token["bars"]]
     assert [token["logprob"] for token in read[start:]] == pytest.approx(
         [token["logprob"] for token in told], abs=1e-3
     )
