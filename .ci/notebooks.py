@@ -151,7 +151,7 @@ def readme():
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
     # what lives on the site alone
     body = re.sub(r'<p><img src="train-here\.png".*?</p>\n', "", body)
-    body = re.sub(r" · \[Train one in this tab\].*", "", body)
+    body = re.sub(r" · \[Train one here\].*", "", body)
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
     picture = panel[0].strip().replace("sampler.png", "nbs/sampler.gif")
     links = LINKS.format(site=cfg.doc_host + cfg.doc_baseurl, colab=chapters.COLAB)
