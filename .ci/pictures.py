@@ -33,6 +33,12 @@ def look(panel):
     panel.get_by_role("option", name="␣boat").hover()
 
 
+def train(panel):
+    panel.get_by_role("option", name="5: ␣a", exact=True).click()
+    panel.get_by_role("button", name="Train").click()
+    panel.locator(".now", has_text="Done").wait_for(timeout=600_000)
+
+
 def set_to(panel, **values):
     for name, value in values.items():
         panel.locator(f"[name={name}]").fill(str(value))
@@ -47,6 +53,7 @@ PANELS = dict(
     attention=("model", look),
     schedule=(None, set_to),
     learn=("model/learn.json", partial(set_to, stop=8)),
+    **{"train-here": (None, train)},
 )
 PAGE = """<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8">
 <body class="quarto-light" style="margin: 20px">

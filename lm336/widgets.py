@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['token_bars', 'sampling_config', 'sampler_answers', 'one_module', 'Sampler', 'BPEStepper', 'TokenPainter',
            'RoPEExplorer', 'attention_weights', 'attention_answer', 'AttentionView', 'ScheduleExplorer', 'thin_losses',
-           'watch_learning', 'LearningSlider']
+           'watch_learning', 'LearningSlider', 'TrainHere']
 
 # %% ../nbs/20_widgets.ipynb #b0532a8b
 import math
@@ -28,6 +28,7 @@ from .configuration import TrainingConfig
 from .errors import InputError
 from .fast_generation import TextPieces, as_rows
 from .generation import SamplingConfig, Token, generate_stream, next_token_probs
+from .grammar import StoryGrammar
 from .schedule import cosine_schedule
 from .tokenizer import Tokenizer
 from .training import Trainer
@@ -453,3 +454,21 @@ class LearningSlider(anywidget.AnyWidget):
         records: dict,  # from `watch_learning`
     ):
         super().__init__(records=records)
+
+# %% ../nbs/20_widgets.ipynb #7a41c0d2
+class TrainHere(anywidget.AnyWidget):
+    """A Transformer that learns the stories of a small grammar in the browser, down to their
+    entropy. `grammar` is what the visitor has made of it."""
+
+    _esm, _css = one_module("train-here.js"), _WEB / "widgets.css"
+    grammar = traitlets.Unicode(allow_none=True).tag(sync=True)
+    worker = traitlets.Unicode(one_module("train-worker.js")).tag(sync=True)
+
+    def __init__(
+        self,
+        grammar: str | None = None,  # to begin with, for `StoryGrammar`; None: a ready one
+    ):
+        "InputError, as of `StoryGrammar`, names the line of a mistake."
+        if grammar is not None:
+            StoryGrammar(grammar)
+        super().__init__(grammar=grammar)

@@ -44,6 +44,7 @@ WIDGETS = dict(
     attention="model",
     schedule=None,
     learn="model/learn.json",
+    **{"train-here": None},
 )
 
 
@@ -808,8 +809,10 @@ def open_all(page, site, scheme):
     page.click(".lm336-sampler button")
     ready(page)
     page.click("text=Show where it looks")
-    page.wait_for_selector(".tokens [role=option]")
+    page.wait_for_selector(".lm336-attention [role=option]")
     page.click("text=Merge s + t")
+    page.click("text=One step")
+    page.wait_for_selector(".beliefs li")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -832,13 +835,13 @@ def test_the_panels_fit_and_can_be_read(page, site, scheme, width):
 def test_every_control_has_a_name(page, site):
     open_all(page, site, "light")
     nameless = page.evaluate("""() => {
-        const controls = ".lm336 :is(input, textarea, button, [role=option])";
+        const controls = ".lm336 :is(input, textarea, select, button, [role=option])";
         const name = el =>
             el.labels?.[0]?.textContent || el.getAttribute("aria-label") || el.textContent;
         return [...document.querySelectorAll(controls)].filter(el => !name(el).trim())
             .map(el => el.outerHTML);
     }""")
-    assert nameless == [] and page.get_by_role("slider").count() == 3 + 1 + 3 + 5 + 1
+    assert nameless == [] and page.get_by_role("slider").count() == 3 + 1 + 3 + 5 + 1 + 1
     pictures = "svg[role=img]:not([aria-label]), svg[role=img][aria-label='']"
     assert page.locator(".lm336").locator(pictures).count() == 0
 
