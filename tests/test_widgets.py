@@ -776,6 +776,8 @@ def test_a_token_shows_where_it_looks(page, site):
         page.locator(".tokens [role=option]").count() == 9
         and page.get_by_role("radio").count() == 4
     )
+    labels = page.locator(".matrix text").all_text_contents()
+    assert sorted(labels) == sorted(2 * "she␣sells"), "each row and each column has its token"
     looks = page.locator(".looks")
     page.locator(".tokens [role=option]").nth(2).hover()
     assert "layer 1, head 1, “e”" in looks.text_content()
@@ -783,6 +785,12 @@ def test_a_token_shows_where_it_looks(page, site):
     assert "layer 2, head 1, “e”" in looks.text_content()
     page.locator(".tokens [aria-selected=true]").press("Home")
     assert "“s” looks most at “s”: 100 %" in looks.text_content()
+    assert page.locator(".matrix .best").all_text_contents() == ["s", "s"]
+    page.get_by_role("textbox", name="A text for the model to read").fill("x" * 89 + " sells")
+    page.click("text=Show where it looks")
+    page.wait_for_function("document.querySelectorAll('.tokens [role=option]').length == 95")
+    few = page.locator(".matrix text").count()
+    assert 2 <= few <= 5, "where there is no room, the token that asks and what it looks at"
 
 
 def test_a_run_can_be_scrubbed(page, site):
@@ -795,6 +803,7 @@ def test_a_run_can_be_scrubbed(page, site):
     stops.press("End")
     last = page.get_by_role("status").text_content()
     assert len(told) > 5 and last.startswith("After 2,200 updates")
+    assert page.locator(".note").text_content().startswith("Another run than that of")
 
 
 # ---- what holds for all
