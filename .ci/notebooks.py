@@ -143,7 +143,7 @@ def readme():
     body, _ = MarkdownExporter().from_notebook_node(nb)
     panel = re.search(r'<p><img src="sampler\.png".*?</p>\n', body)
     assert panel, "nbs/index.ipynb has no panel, <p><img src=\"sampler.png\" ...></p>"
-    body = body.replace(panel[0], "")
+    body = re.sub(r"<p><img .*?</p>\n", "", body)  # the panels' pictures
     body = re.sub(r"<script.*?</script>\n?", "", body)
     body = re.sub(r"(?m)^</?div\b.*\n?", "", body)  # columns of the site
     body = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", r"](nbs/\1)", body)
