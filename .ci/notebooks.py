@@ -149,7 +149,8 @@ def readme():
     body = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", r"](nbs/\1)", body)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
-    body = body.replace(f" · [The repository]({cfg.git_url})", "")  # it is where one is
+    body = re.sub(r'<p><img src="train-here\.png".*?</p>\n', "", body)  # lives on the site alone
+    body = re.sub(r" · \[Train one in this tab\].*", "", body)
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
     picture = panel[0].strip().replace("sampler.png", "nbs/sampler.gif")
     links = LINKS.format(site=cfg.doc_host + cfg.doc_baseurl, colab=chapters.COLAB)

@@ -9,9 +9,11 @@ import tempfile
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
@@ -23,14 +25,22 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 def tell(panel):
-    panel.locator("button").click()
+    panel.locator("[type=submit]").click()
     panel.locator(".status", has_text="per second").wait_for()
+    panel.locator(".bars button").first.wait_for()
+    panel.get_by_role("option", name="␣thoughtful").click()
 
 
 def look(panel):
     panel.locator("button").click()
     panel.get_by_role("radio", name="layer 4, head 5").check()
     panel.get_by_role("option", name="␣boat").hover()
+
+
+def train(panel):
+    panel.get_by_role("option", name="5: ␣a", exact=True).click()
+    panel.get_by_role("button", name="Train").click()
+    panel.locator(".now", has_text="Done").wait_for(timeout=600_000)
 
 
 def set_to(panel, **values):
@@ -47,6 +57,7 @@ PANELS = dict(
     attention=("model", look),
     schedule=(None, set_to),
     learn=("model/learn.json", partial(set_to, stop=8)),
+    **{"train-here": (None, train)},
 )
 PAGE = """<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8">
 <body class="quarto-light" style="margin: 20px">
@@ -86,8 +97,10 @@ def main(names):
             panel.wait_for()
             prepare(panel)
             page.evaluate("document.activeElement.blur()")
-            panel.screenshot(path=ROOT/f"nbs/{name}.png", animations="disabled")
-            print(f"nbs/{name}.png")
+            shot = Image.open(BytesIO(panel.screenshot(animations="disabled"))).convert("RGB")
+            path = ROOT/f"nbs/{name}.png"
+            shot.quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
+            print(f"nbs/{name}.png: {path.stat().st_size:,} bytes")
         browser.close()
 
 

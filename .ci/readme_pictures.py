@@ -51,14 +51,14 @@ def asked(page) -> str:
 
 
 def story(page):
-    "Press the panel's button and yield after every message, as after a token."
+    "Press the panel's button and yield after every token; at last, after the bars of the end."
     page.locator("button[type=submit]").click()
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
     kind = ""
-    while kind != "done":
+    while kind != "bars":
         kind = asked(page)
-        if kind in ("token", "done"):
+        if kind in ("token", "bars"):
             yield kind
 
 
@@ -95,7 +95,8 @@ def save_gif(frames: list[Image.Image], path: Path) -> None:
     "One palette for all; of a frame only the pixels that have changed, the rest see-through."
     kept = [0] + [i for i in range(1, len(frames))
                   if ImageChops.difference(frames[i], frames[i - 1]).getbbox()]
-    palette = frames[-1].quantize(COLORS, dither=Image.Dither.NONE)
+    both = np.concatenate([frames[len(frames) // 2], frames[-1]])  # amid the story, and after
+    palette = Image.fromarray(both).quantize(COLORS, dither=Image.Dither.NONE)
     paper = ImageColor.getrgb(PAPER)  # exact, as it is nearly all of the picture
     palette.putpalette([*paper, *palette.getpalette()[: 3 * COLORS - 3]])
 

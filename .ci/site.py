@@ -295,7 +295,7 @@ def to_be_downloaded(text: str) -> str:
     raw = CFG.git_url.replace("github.com", "raw.githubusercontent.com")
     raw += f"/{CFG.branch}/nbs/"
     text = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", rf"]({raw}\1)", text)
-    text = re.sub(r'(src=\\")(\w+\.png)', rf"\1{raw}\2", text)
+    text = re.sub(r'(src=\\")([\w-]+\.png)', rf"\1{raw}\2", text)
     text = re.sub(r"\]\((?:\d\d_)?(\w+)\.ipynb", rf"]({HOME}\1.html", text)
     return re.sub(r"\]\(\.\./(lm336/[\w/]+\.\w+)", rf"]({GITHUB}\1", text)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['token_bars', 'sampling_config', 'sampler_answers', 'one_module', 'Sampler', 'BPEStepper', 'TokenPainter',
            'RoPEExplorer', 'attention_weights', 'attention_answer', 'AttentionView', 'ScheduleExplorer', 'thin_losses',
-           'watch_learning', 'LearningSlider']
+           'watch_learning', 'LearningSlider', 'TrainHere']
 
 # %% ../nbs/20_widgets.ipynb #b0532a8b
 import math
@@ -28,6 +28,7 @@ from .configuration import TrainingConfig
 from .errors import InputError
 from .fast_generation import TextPieces, as_rows
 from .generation import SamplingConfig, Token, generate_stream, next_token_probs
+from .grammar import StoryGrammar
 from .schedule import cosine_schedule
 from .tokenizer import Tokenizer
 from .training import Trainer
@@ -40,6 +41,7 @@ def token_bars(
     config: SamplingConfig = SamplingConfig(),  # how the next token would be drawn
     count: int = 10,  # how many to show
     seen: torch.Tensor | None = None,  # bool (vocab,), tokens so far, for the penalty
+    drawn: int | None = None,  # a token that is shown too, where it could be drawn
 ) -> list[dict]:  # id, text and probability, the likeliest first
     "The distribution of the next token, over the tokens that the tokenizer has."
     logits = logits[: tokenizer.vocab_size]
@@ -47,6 +49,8 @@ def token_bars(
         seen = seen[: len(logits)].to(logits.device)
     probabilities = next_token_probs(logits, config, seen)
     shares, ids = probabilities.topk(min(count, len(probabilities)))
+    if drawn is not None and drawn not in ids and probabilities[drawn] > 0:
+        shares[-1], ids[-1] = probabilities[drawn], drawn
     return [
         dict(id=i, text=tokenizer.decode([i]), probability=share)
         for i, share in zip(ids.tolist(), shares.tolist())
@@ -100,7 +104,8 @@ def _story(
         if token.id == config.stop_token:
             break
         tokens, text, ended = tokens + 1, text + token.text, token.cut
-        bars = token_bars(token.logits, tokenizer, config, message.get("count", 10), seen)
+        count = message.get("count", 10)
+        bars = token_bars(token.logits, tokenizer, config, count, seen, token.id)
         seen[token.id] = True
         told = dict(id=token.id, text=token.text, logprob=token.logprob, cut=token.cut)
         yield dict(type="token", **told, bars=bars)
@@ -127,7 +132,7 @@ def _expected(
         texts += [piece.text for piece in pieces.add(told, len(tokens) + 1 == len(ids))]
         known = dict(logprob=None, bars=[])
         if scores is not None:
-            bars = token_bars(scores, tokenizer, config, count, seen)
+            bars = token_bars(scores, tokenizer, config, count, seen, i)
             known = dict(logprob=told.logprob, bars=bars)
         seen[i] = True
         tokens.append(dict(id=i, **known))
@@ -453,3 +458,21 @@ class LearningSlider(anywidget.AnyWidget):
         records: dict,  # from `watch_learning`
     ):
         super().__init__(records=records)
+
+# %% ../nbs/20_widgets.ipynb #7a41c0d2
+class TrainHere(anywidget.AnyWidget):
+    """A Transformer that learns the stories of a small grammar in the browser, down to their
+    entropy. `grammar` is what the visitor has made of it."""
+
+    _esm, _css = one_module("train-here.js"), _WEB / "widgets.css"
+    grammar = traitlets.Unicode(allow_none=True).tag(sync=True)
+    worker = traitlets.Unicode(one_module("train-worker.js")).tag(sync=True)
+
+    def __init__(
+        self,
+        grammar: str | None = None,  # to begin with, for `StoryGrammar`; None: a ready one
+    ):
+        "InputError, as of `StoryGrammar`, names the line of a mistake."
+        if grammar is not None:
+            StoryGrammar(grammar)
+        super().__init__(grammar=grammar)

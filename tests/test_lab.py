@@ -77,6 +77,12 @@ WIDGETS = {
 widgets.LearningSlider(json.load(open('../data/learn.json'))['records'])""", [
         ("[name=stop]", "ArrowRight", ".text"),
     ]),
+    "TrainHere": ("widgets.TrainHere()", [
+        ("[name=grammar]", "# p\n[yes|no]", ".about"),
+        ("[name=one]", "click", ".text"),
+        (".tokens [role=option] >> nth=0", "ArrowRight", ".looks"),
+        ("[name=again]", "click", ".numbers"),
+    ]),
 }
 OPTIONS = """
     --no-browser --allow-root --ip=127.0.0.1 --ServerApp.port_retries=0
@@ -296,7 +302,8 @@ def chapter(name, root):
 def test_the_chapter_of_the_widgets_runs(notebook, lab):
     page = notebook(chapter("20_widgets.ipynb", lab[0])).page
     panels = page.locator(".jp-OutputArea .lm336")
-    for name in ("sampler", "bpe", "painter", "rope", "attention", "schedule", "learn"):
+    names = "sampler bpe painter rope attention schedule learn train-here"
+    for name in names.split():
         panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
 

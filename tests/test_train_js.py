@@ -243,6 +243,9 @@ def test_a_story_that_does_not_fit_is_refused(node):
     for story in ([0], [0] * 26):
         with pytest.raises(test_web.Refused, match=f"has {len(story)} tokens.* from 2 to 25"):
             trained(node, SMALL, [[story]])
+    for story, settings in (([0, 30], {}), ([0, -1], {}), ([0, 20], dict(used=20))):
+        with pytest.raises(test_web.Refused, match=f"has the token id {story[1]}; there are"):
+            trained(node, SMALL, [[story]], **settings)
 
 
 def test_a_run_that_has_blown_up_says_so(node):

@@ -28,7 +28,8 @@ from lm336.widgets import attention_answer, sampler_answers
 from .test_bpe import hostile
 
 WEB = Path(__file__).parent.parent / "lm336/web"
-RUNTIME = "model.js", "sampling.js", "generation.js", "tokenizer.js", "worker.js"
+LOOPS = "kernels.js", "kernels-wasm.js"
+RUNTIME = "model.js", "sampling.js", "generation.js", "tokenizer.js", "worker.js", *LOOPS
 DEMO = TransformerConfig(4096, 512, 160, 4, 5, tie_embeddings=True)
 ODD = TransformerConfig(37, 9, 12, 2, 3, d_ff=7, rope_theta=500.0, norm_eps=1e-3)
 SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "(*)"]
@@ -128,7 +129,7 @@ def tokenizer(tmp_path_factory):
 
 def test_code_is_small_and_whole():
     size = sum((WEB / name).stat().st_size for name in RUNTIME)
-    assert size <= 32_000, f"{size} bytes: the page's runtime is meant to stay small"
+    assert size <= 50_000, f"{size} bytes: the page's runtime is meant to stay small"
     for name in RUNTIME:  # nothing from outside: every import is of a file beside it
         for target in regex.findall(
             r'(?:from|import)\s*\(?"([^"]+)"', (WEB / name).read_text(encoding="utf-8")
@@ -155,6 +156,20 @@ def test_logits_of_fifty_prompts(node, demo):
         worst = max(worst, (found - expected).abs().max().item())
     print(f"largest difference {worst:.1e}")
     assert worst <= 1e-4
+
+
+@torch.inference_mode()
+def test_float32_weights_give_the_same_logits(node, demo, tmp_path):
+    "The loop that reads float16 does the same sums as the one that reads float32."
+    model, folder = demo
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: x.float() for name, x in weights.items()}, tmp_path / "model.safetensors")
+    shutil.copy(folder / "config.json", tmp_path)
+    logits = []
+    for each in (folder, tmp_path):
+        node("load", str(each))
+        logits.append(node("last", [5, 6, 7]))
+    assert logits[0] == logits[1]
 
 
 @torch.inference_mode()
@@ -685,6 +700,9 @@ def test_worker_and_panel_read_the_same_and_go_on_alike(node, run, tokenizer):
                 assert bars[0] == bars[1]
     read = ask(node, dict(first, type="read", after=ids), until="read")[0]["tokens"]
     start = len(tokenizer.encode(first["prompt"]))
+    for token in [*told, *read[1:]]:
+        cut_off = token["logprob"] < -3 and len(token["bars"]) == 9
+        assert cut_off or token["id"] in [bar["id"] for bar in token["bars"]]
     assert [token["logprob"] for token in read[start:]] == pytest.approx(
         [token["logprob"] for token in told], abs=1e-3
     )

@@ -44,6 +44,7 @@ WIDGETS = dict(
     attention="model",
     schedule=None,
     learn="model/learn.json",
+    **{"train-here": None},
 )
 
 
@@ -775,6 +776,8 @@ def test_a_token_shows_where_it_looks(page, site):
         page.locator(".tokens [role=option]").count() == 9
         and page.get_by_role("radio").count() == 4
     )
+    labels = page.locator(".matrix text").all_text_contents()
+    assert sorted(labels) == sorted(2 * "she␣sells"), "each row and each column has its token"
     looks = page.locator(".looks")
     page.locator(".tokens [role=option]").nth(2).hover()
     assert "layer 1, head 1, “e”" in looks.text_content()
@@ -782,6 +785,12 @@ def test_a_token_shows_where_it_looks(page, site):
     assert "layer 2, head 1, “e”" in looks.text_content()
     page.locator(".tokens [aria-selected=true]").press("Home")
     assert "“s” looks most at “s”: 100 %" in looks.text_content()
+    assert page.locator(".matrix .best").all_text_contents() == ["s", "s"]
+    page.get_by_role("textbox", name="A text for the model to read").fill("x" * 89 + " sells")
+    page.click("text=Show where it looks")
+    page.wait_for_function("document.querySelectorAll('.tokens [role=option]').length == 95")
+    few = page.locator(".matrix text").count()
+    assert 2 <= few <= 5, "where there is no room, the token that asks and what it looks at"
 
 
 def test_a_run_can_be_scrubbed(page, site):
@@ -794,6 +803,7 @@ def test_a_run_can_be_scrubbed(page, site):
     stops.press("End")
     last = page.get_by_role("status").text_content()
     assert len(told) > 5 and last.startswith("After 2,200 updates")
+    assert page.locator(".note").text_content().startswith("Another run than that of")
 
 
 # ---- what holds for all
@@ -808,8 +818,10 @@ def open_all(page, site, scheme):
     page.click(".lm336-sampler button")
     ready(page)
     page.click("text=Show where it looks")
-    page.wait_for_selector(".tokens [role=option]")
+    page.wait_for_selector(".lm336-attention [role=option]")
     page.click("text=Merge s + t")
+    page.click("text=One step")
+    page.wait_for_selector(".beliefs li")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -832,13 +844,13 @@ def test_the_panels_fit_and_can_be_read(page, site, scheme, width):
 def test_every_control_has_a_name(page, site):
     open_all(page, site, "light")
     nameless = page.evaluate("""() => {
-        const controls = ".lm336 :is(input, textarea, button, [role=option])";
+        const controls = ".lm336 :is(input, textarea, select, button, [role=option])";
         const name = el =>
             el.labels?.[0]?.textContent || el.getAttribute("aria-label") || el.textContent;
         return [...document.querySelectorAll(controls)].filter(el => !name(el).trim())
             .map(el => el.outerHTML);
     }""")
-    assert nameless == [] and page.get_by_role("slider").count() == 3 + 1 + 3 + 5 + 1
+    assert nameless == [] and page.get_by_role("slider").count() == 3 + 1 + 3 + 5 + 1 + 1
     pictures = "svg[role=img]:not([aria-label]), svg[role=img][aria-label='']"
     assert page.locator(".lm336").locator(pictures).count() == 0
 

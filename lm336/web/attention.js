@@ -3,6 +3,7 @@
 import { drawBars, panel, svg, visible } from "./parts.js";
 
 const LONGEST = 96, LEVELS = 16;       // tokens shown; shades of a cell
+const SIZE = 320, MARGIN = 62, LEAST = 9.5;   // of the large matrix, of its labels, of a cell whose label is always there
 const HTML = `
   <form>
     <label class="wide">A text for the model to read <textarea name="text" rows="2" maxlength="300" spellcheck="false"></textarea></label>
@@ -12,9 +13,10 @@ const HTML = `
   </form>
   <div class="split" hidden>
     <div><p class="tokens" role="listbox" aria-label="Tokens: the arrow keys choose one" aria-orientation="horizontal"></p>
-      <figure><figcaption class="looks" role="status"></figcaption><ol class="bars"></ol></figure></div>
-    <figure><fieldset class="heads"><legend>Layer by layer, what each head makes of it</legend></fieldset>
-      <svg class="matrix" role="img"></svg><figcaption>The chosen head: rows ask, columns answer</figcaption></figure>
+      <figure><figcaption class="looks" role="status"></figcaption><ol class="bars"></ol></figure>
+      <figure class="whole"><figcaption>The chosen head: rows ask, columns answer</figcaption>
+        <svg class="matrix" role="img" viewBox="0 0 320 320"><g class="labels"></g><g class="field"></g></svg></figure></div>
+    <figure><fieldset class="heads"><legend>Layer by layer, what each head makes of it</legend></fieldset></figure>
   </div>`;
 let panels = 0;                         // radio buttons of one panel share a name
 
@@ -29,10 +31,20 @@ function drawMatrix(element, seen, head) {
   const count = seen.tokens.length, cells = Array.from({ length: LEVELS + 1 }, () => "");
   for (let row = 0; row < count; row++)
     weightsOf(seen, head, row).forEach((weight, column) => { cells[Math.round(LEVELS * weight)] += `M${column} ${row}h1v1h-1z`; });
-  element.setAttribute("viewBox", `0 0 ${count} ${count}`);
   element.replaceChildren(svg("path", { class: "triangle", d: `M0 0${Array.from({ length: count }, (_, i) => `H${i + 1}v1`).join("")}H0z` }),
     ...cells.slice(1).map((d, level) => svg("path", { class: "cells", "fill-opacity": (level + 1) / LEVELS, d })),
     svg("rect", { class: "row", x: 0, height: 1 }));
+}
+
+// The tokens at the rows and columns of the large matrix: all where there is room, else the one that asks and those it looks at most.
+function drawLabels(element, { tokens }, token, order) {
+  const cell = (SIZE - MARGIN) / tokens.length, middle = i => MARGIN + cell * (i + 0.5);
+  const all = cell >= LEAST ? [...tokens.keys()] : null, apart = (i, others) => others.every(other => Math.abs(i - other) * cell >= LEAST);
+  const name = i => visible(tokens[i]).replace(/^(.{8})..+$/, "$1…");
+  const label = (i, best, place) => svg("text", { class: best ? "best" : "", ...place }, name(i));
+  element.replaceChildren(
+    ...(all ?? [token]).map(i => label(i, i === token, { x: MARGIN - 5, y: middle(i) + 3.5, "text-anchor": "end" })),
+    ...(all ?? order.filter((i, k) => apart(i, order.slice(0, k)))).map(i => label(i, i === order[0], { transform: `translate(${middle(i) + 3.5} ${MARGIN - 5}) rotate(-90)` })));
 }
 
 export function render({ model, el }) {
@@ -70,12 +82,14 @@ export function render({ model, el }) {
     for (const frame of el.querySelectorAll(".row")) { frame.setAttribute("y", token); frame.setAttribute("width", token + 1); }
     const percent = i => `${(100 * row[i]).toFixed(0)} %`, quoted = i => `“${visible(seen.tokens[i])}”`;
     $(".looks").textContent = `In ${place(head)}, ${quoted(token)} looks most at ${quoted(order[0])}: ${percent(order[0])}`;
+    drawLabels($(".labels"), seen, token, order.slice(0, 4));
     drawBars($(".bars"), order.map(i => ({ name: visible(seen.tokens[i]), share: row[i], value: percent(i), best: i === order[0] })));
   }
 
   function showHead(index) {
     head = index;
-    drawMatrix(matrix, seen, head);
+    $(".field").setAttribute("transform", `translate(${MARGIN} ${MARGIN}) scale(${(SIZE - MARGIN) / seen.tokens.length})`);
+    drawMatrix($(".field"), seen, head);
     matrix.setAttribute("aria-label", `The weights of ${place(head)}, one row for each token`);
     showToken(token);
   }
@@ -97,6 +111,7 @@ export function render({ model, el }) {
       const label = document.createElement("label"), radio = document.createElement("input"), small = svg("svg", { "aria-hidden": true });
       Object.assign(radio, { type: "radio", name, value: index, checked: index === chosen, title: place(index) });
       radio.setAttribute("aria-label", place(index));
+      small.setAttribute("viewBox", `0 0 ${tokens.length} ${tokens.length}`);
       drawMatrix(small, seen, index);
       label.append(radio, small);
       return label;
@@ -126,7 +141,8 @@ export function render({ model, el }) {
     showToken(next);
     list.children[token].focus();
   };
-  matrix.onpointermove = ({ offsetY }) => showToken(Math.floor(offsetY / matrix.clientHeight * seen.tokens.length));
+  matrix.onpointermove = ({ offsetY }) =>
+    showToken(Math.floor((offsetY / matrix.clientHeight * SIZE - MARGIN) / (SIZE - MARGIN) * seen.tokens.length));
   if (model.get("text") !== undefined) ask();
 }
 

@@ -1,5 +1,5 @@
 // A model's folder in the page: config.json, tokenizer.json, model.safetensors, as Transformer.from_pretrained opens them.
-import { checkConfig, readTensors } from "./model.js";
+import { checkConfig, floatsOf, readTensors } from "./model.js";
 
 const NAMES = ["config.json", "tokenizer.json", "model.safetensors"], asBytes = text => new TextEncoder().encode(text);
 
@@ -29,7 +29,9 @@ export function readFolder(files) {
   };
   const config = json("config.json");
   checkConfig(config);
-  return { config, tokenizer: json("tokenizer.json"), tensors: readTensors(Uint8Array.from(new Uint8Array(files["model.safetensors"])).buffer) };
+  const tensors = readTensors(Uint8Array.from(new Uint8Array(files["model.safetensors"])).buffer);
+  const floats = Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, floatsOf(tensor)]));
+  return { config, tokenizer: json("tokenizer.json"), tensors: floats };
 }
 
 const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {

@@ -408,60 +408,19 @@ export function wordTokenizer(words) {
       byte_fallback: false, ignore_merges: false, vocab, merges: merges.map(pair => pair.map(printable)) } };
 }
 
-// Three to begin with.
-export const EXAMPLES = {
-  "Weather in three lines": `# weather
-In the [morning|evening] it was [sunny|rainy|cloudy|windy].
-At night there was [snow|fog|thunder|moonlight].
-We [stayed at home|went out] all the same.
-`,
-  "Lost and found: two plots": `[child name he him his]
-* / he / him / his: Ben, Leo, Sam, Tom
-* / she / her / her: Eva, Ida, Mia, Zoe
-
-[animal name cry]
-cat / mewed, dog / barked, duck / quacked, frog / croaked
-
-[toy]
-ball, boat, drum, kite
-
-[colour]
-blue, green, red, yellow
-
-# Lost | hero child, friend child, toy toy
-One day {hero} lost {his} <colour> {toy}.
-{Friend} looked [in the garden|under the bed|behind the door|on the roof].
-"[Here it is|I see it]!" said {friend}.
-{Hero} thanked {friend} and [laughed|danced|smiled|sang].
-
-# Found | hero child, pet animal
-One day {hero} found a [small|lonely|hungry|lazy] {pet} [by the river|in the garden|near the school|on the road].
-It {pet.cry} and followed {him} home.
-{He} gave it [milk|bread|soup|fish] and a <colour> [basket|blanket|box|bed].
-`,
-  "Agreement over a distance": `[singer name song]
-cat / mew, cow / moo, dog / bark, duck / quack
-frog / croak, hen / cluck, owl / hoot, sheep / bleat
-
-<wait>
-The [clock|wind|rain|fire] [was quiet|went on|stopped|sang].
-Nobody [came|spoke|moved|slept].
-
-# The knock | guest singer
-There was {a guest} at the door.
-<wait> <wait> <wait>
-Then it began to {guest.song}, as every {guest} does.
-`,
-};
+// After how many updates, of 16 stories each, a model of two layers comes within 5 % of the entropy: about, from runs on grammars
+// of 27 to 230 words.
+const stepsToLearn = words => Math.ceil(5 * words ** 0.8);
 
 // What there is to say about a grammar before a model learns it; `problem`: why none should.
-export function describe(text, random = Math.random) {
+export function describe(text) {
   const grammar = new StoryGrammar(text), { entropyBits, meanBytes, bitsPerByte } = grammar;
-  const about = { entropyBits, meanBytes, bitsPerByte, story: grammar.sample(random).text, words: 0, longest: 0, problem: "" };
+  let turn = 0;                                                // the same story for the same grammar
+  const random = () => turn = (turn + 0.618034) % 1, about = { entropyBits, meanBytes, bitsPerByte, story: grammar.sample(random).text, words: 0, longest: 0, stepsToLearn: 0, problem: "" };
   const [hidden] = grammar.unnamed();
   try {
     const twice = grammar.ambiguousText(), { words, longest } = grammar.words();
-    Object.assign(about, { words: words.length, longest });
+    Object.assign(about, { words: words.length, longest, stepsToLearn: stepsToLearn(words.length) });
     if (twice !== null) about.problem = `“${strip(twice)}” can be told in two ways, so the line would be too high: let each story have one.`;
     else if (hidden) about.problem = `A story of “${hidden[0]}” need not name its ${hidden[1]}, so the line would be too high: name ${hidden[1]} in it.`;
     else if (!entropyBits) about.problem = "There is only one story here, and nothing to learn: offer a choice, as in [cat|dog].";

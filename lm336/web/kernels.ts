@@ -133,6 +133,35 @@ export function matvec(y: i32, W: i32, stride: i32, x: i32, m: i32, n: i32, add:
   }
 }
 
+// Four float16 numbers in float32, times 2^-112: their bits at the places that they have there, and of the copies of the sign one.
+// @ts-ignore: decorator
+@inline function short(address: usize): v128 {
+  return v128.and(i32x4.shl(v128.load16x4_s(address), 13), i32x4.splat(0x8fffffff));
+}
+
+// matvec for a W in float16, which is half as much to read. n is a multiple of 4; `stride` counts float16 numbers, W is the place of
+// a float32 number as everywhere.
+export function matvecHalf(y: i32, W: i32, stride: i32, x: i32, m: i32, n: i32, add: bool): void {
+  const step = stride << 1, last = at(W) + (m - 1) * step, size = at(n), factor = at(x);
+  const up = vec(5192296858534827628530496329220096.0);    // 2^112
+  for (let row = 0; row < m; row += 4) {
+    const a = at(W) + row * step, b = min(a + step, last), c = min(b + step, last), d = min(c + step, last);
+    let sa = vec(0), sb = vec(0), sc = vec(0), sd = vec(0);
+    for (let i: usize = 0, j: usize = 0; i < size; i += 16, j += 8) {
+      const f = f32x4.mul(v128.load(factor + i), up);
+      sa = mad(short(a + j), f, sa);
+      sb = mad(short(b + j), f, sb);
+      sc = mad(short(c + j), f, sc);
+      sd = mad(short(d + j), f, sd);
+    }
+    const to = at(y + row);
+    put(to, add ? get(to) + sum(sa) : sum(sa));
+    if (row + 1 < m) put(to + 4, add ? get(to + 4) + sum(sb) : sum(sb));
+    if (row + 2 < m) put(to + 8, add ? get(to + 8) + sum(sc) : sum(sc));
+    if (row + 3 < m) put(to + 12, add ? get(to + 12) + sum(sd) : sum(sd));
+  }
+}
+
 // ---- rows
 
 export function norm(out: i32, r: i32, x: i32, w: i32, n: i32, d: i32, eps: f32): void {

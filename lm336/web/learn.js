@@ -1,4 +1,5 @@
-// Watch it learn: a slider over the stops of one run. Trait: records, as lm336.widgets.watch_learning makes them.
+// Watch it learn: a slider over the stops of one run. Trait: records, as lm336.widgets.watch_learning makes them; `note`, where there is one,
+// says of which run.
 import { panel, showValue, svg } from "./parts.js";
 
 const HTML = `
@@ -9,7 +10,7 @@ const HTML = `
       <div class="text" tabindex="0" role="region" aria-label="What the model says"></div></figure>
     <figure><figcaption>Bits per byte, against the updates</figcaption><svg class="chart" viewBox="0 0 320 190" role="img"></svg>
       <dl class="numbers"></dl></figure>
-  </div><p class="status" role="status"></p>`;
+  </div><p class="status" role="status"></p><p class="note"></p>`;
 
 const LEFT = 34, RIGHT = 314, TOP = 8, BOTTOM = 158;
 const text = (x, y, words, anchor = "middle") => svg("text", { x, y, "text-anchor": anchor }, words);
@@ -41,6 +42,7 @@ export function render({ model, el }) {
   const $ = panel(el, "learn", HTML), { stop } = $("form").elements, place = chart($(".chart"), records);
   stop.max = stops.length - 1;
   $(".prompt").textContent = prompt;
+  $(".note").textContent = records.note ?? "";
   $(".chart").setAttribute("aria-label", `Bits per byte fall from ${stops[0].bits_per_byte.toFixed(2)} to ${stops.at(-1).bits_per_byte.toFixed(2)}`
     + (floor == null ? "" : `; the entropy of the text is ${floor.toFixed(2)}`));
 

@@ -26,15 +26,19 @@ export async function downloadJSON(...from) {
   catch { throw new Error(`${from[1]} is damaged: it is not JSON.`); }
 }
 
-// float16 to float32: the bits to their places, and 2^112 for the exponent's other bias. What isn't finite has the largest exponent.
+// float16 to float32: the bits to their places, and 2^112 for the exponent's other bias.
 function widen(halves) {
   const bits = Uint32Array.from(halves, half => (half & 0x8000) << 16 | (half & 0x7fff) << 13);
-  return new Float32Array(bits.buffer).map(x => Math.abs(x) < 2 ** -96 ? x * 2 ** 112 : NaN);
+  return new Float32Array(bits.buffer).map(x => x * 2 ** 112);
 }
 
-const FORMATS = { F16: bytes => widen(new Uint16Array(bytes)), F32: bytes => new Float32Array(bytes) };
+// The numbers of a tensor as readTensors gives it.
+export const floatsOf = tensor => tensor instanceof Uint16Array ? widen(tensor) : tensor;
 
-// A safetensors file: the header's length, the header in JSON, the numbers. Name -> Float32Array.
+const FORMATS = { F16: Uint16Array, F32: Float32Array };
+const finite = tensor => tensor instanceof Uint16Array ? !tensor.some(half => (half & 0x7c00) === 0x7c00) : tensor.every(Number.isFinite);
+
+// A safetensors file: the header's length, the header in JSON, the numbers. Name -> Float32Array, or Uint16Array with the bits of float16.
 export function readTensors(buffer) {
   const tensors = {};
   try {
@@ -42,11 +46,11 @@ export function readTensors(buffer) {
     const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, begin - 8)));
     for (const [name, { dtype, data_offsets: [from, to] }] of Object.entries(header)) {
       if (begin + to > buffer.byteLength) throw name;
-      tensors[name] = FORMATS[dtype](buffer.slice(begin + from, begin + to));
+      tensors[name] = new FORMATS[dtype](buffer.slice(begin + from, begin + to));
     }
   } catch { throw new Error("model.safetensors is truncated, or is no file of float16 or float32 weights."); }
-  for (const [name, numbers] of Object.entries(tensors))
-    if (!numbers.every(Number.isFinite)) throw new Error(`model.safetensors is damaged: ${name} holds a number that is not finite.`);
+  for (const [name, tensor] of Object.entries(tensors))
+    if (!finite(tensor)) throw new Error(`model.safetensors is damaged: ${name} holds a number that is not finite.`);
   return tensors;
 }
 
@@ -80,19 +84,21 @@ export function softmax(x, scale) {
 }
 
 export class Model {
-  // config as in config.json; tensors: name -> Float32Array, names as in the state dict. Those that lie in the kernels' memory
-  // stay there and are what the model reads from now on; others are copied into it.
+  // config as in config.json; tensors: as readTensors gives them, names as in the state dict. Those that lie in the kernels' memory
+  // stay there and are what the model reads from now on; others are copied into it, and float16 stays float16 where the kernels read it.
   constructor(config, tensors, kernels = makeKernels()) {
     const { vocab_size: vocab, d_model: d, d_ff: f, num_heads: heads, context_length: context } = config;
+    const half = this.half = kernels.simd && d % 4 + f % 4 === 0 && Object.values(tensors).every(tensor => tensor instanceof Uint16Array);
     const take = (name, size) => {
       const tensor = tensors[name += ".weight"];
       if (tensor?.length !== size) throw new Error(`model.safetensors does not fit config.json: ${name} should have ${size} numbers.`);
       if (tensor.buffer === kernels.floats.buffer) return tensor.byteOffset / 4;
-      const place = kernels.take(size);
-      kernels.floats.set(tensor, place);
+      const short = half && !name.includes("ln"), place = kernels.take(short ? size / 2 : size);   // a norm's weights are always float32
+      if (short) new Uint16Array(kernels.floats.buffer, 4 * place, size).set(tensor);
+      else kernels.floats.set(floatsOf(tensor), place);
       return place;
     };
-    Object.assign(this, { config, kernels });
+    Object.assign(this, { config, kernels, matvec: half ? "matvecHalf" : "matvec" });
     this.table = take("token_embeddings", vocab * d);
     this.head = config.tie_embeddings ? this.table : take("lm_head", vocab * d);
     this.last = take("ln_final", d);
@@ -147,30 +153,30 @@ export class Model {
       this.reset();
       for (const old of recent) this.step(old, false);
     }
-    const { kernels, x, r, h, mix, gate, up, act, config: { d_model: d, d_ff: f } } = this, position = this.ids.push(id) - 1;
-    kernels.floats.copyWithin(x, this.table + id * d, this.table + (id + 1) * d);
+    const { kernels, matvec, x, r, h, mix, gate, up, act, config: { d_model: d, d_ff: f } } = this, position = this.ids.push(id) - 1;
+    kernels.floats.set(this.half ? widen(new Uint16Array(kernels.floats.buffer, 4 * this.table + 2 * id * d, d)) : kernels.view(this.table + id * d, d), x);
     for (const layer of this.layers) {
       kernels.norm(h, r, x, layer.ln1, 1, d, eps);
       this.attend(layer, position);
-      kernels.matvec(x, layer.output, d, mix, d, d, true);
+      kernels[matvec](x, layer.output, d, mix, d, d, true);
       kernels.norm(h, r, x, layer.ln2, 1, d, eps);
-      kernels.matvec(gate, layer.w1, d, h, f, d, false);
-      kernels.matvec(up, layer.w3, d, h, f, d, false);
+      kernels[matvec](gate, layer.w1, d, h, f, d, false);
+      kernels[matvec](up, layer.w3, d, h, f, d, false);
       kernels.swiglu(act, gate, up, f);
-      kernels.matvec(x, layer.w2, f, act, d, f, true);
+      kernels[matvec](x, layer.w2, f, act, d, f, true);
     }
     if (!head) return;
     kernels.norm(h, r, x, this.last, 1, d, eps);
-    kernels.matvec(this.logits, this.head, d, h, vocab, d, false);
+    kernels[matvec](this.logits, this.head, d, h, vocab, d, false);
     return kernels.view(this.logits, vocab).slice();
   }
 
   // h -> mix: what each head gathers. Keys are kept as (head, position, feature), values as (head, feature,
   // position), so that both sums are products with a matrix.
   attend(layer, position) {
-    const { kernels, h, q, k, v, mix, scores, cos, sin } = this, { keys, values } = layer, { floats } = kernels;
+    const { kernels, matvec, h, q, k, v, mix, scores, cos, sin } = this, { keys, values } = layer, { floats } = kernels;
     const { d_model: d, num_heads: heads, context_length: context } = this.config, width = d / heads, seen = position + 1;
-    for (const name of "qkv") kernels.matvec(this[name], layer[name], d, h, d, d, false);
+    for (const name of "qkv") kernels[matvec](this[name], layer[name], d, h, d, d, false);
     for (const part of [q, k]) kernels.rotate(part, cos + position * d, sin + position * d, d, 1);
     for (let i = 0; i < d; i++) floats[values + i * context + position] = floats[v + i];
     for (let from = 0; from < d; from += width) {

@@ -8,7 +8,8 @@ export const surprise = ({ logprob }) => logprob === null ? null : -logprob / Ma
 // warmest; `unit` is what the number counts. choose(index) is told which token a visitor has chosen, or null.
 export function tokenText(box, choose, shade = surprise, unit = "bits") {
   const tokens = [];
-  let chosen = null, stop = null, follows = true, frame = 0;   // follows: the box shows the end of the text, unless its reader has scrolled up
+  let chosen = null, stop = null, frame = 0;
+  let follows = true, height = 0;       // the box shows the end of the text, unless its reader has scrolled up; where it was
 
   function paint(item, index) {
     const number = shade(tokens[index], index), words = number === null ? "" : `${number.toFixed(1)} ${unit}`;
@@ -46,7 +47,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits") {
     },
     show(list) {                        // these instead of those before
       tokens.length = 0;
-      [chosen, follows] = [null, true];
+      [chosen, follows, height] = [null, true, 0];
       box.removeAttribute("role");
       box.replaceChildren();
       for (const token of list) view.add(token);
@@ -69,7 +70,11 @@ export function tokenText(box, choose, shade = surprise, unit = "bits") {
     },
   };
 
-  box.onscroll = () => { follows = box.scrollTop + box.clientHeight > box.scrollHeight - 30; };
+  box.onscroll = () => {
+    if (box.scrollTop < height) follows = false;
+    if (box.scrollTop + box.clientHeight > box.scrollHeight - 30) follows = true;
+    height = box.scrollTop;
+  };
   box.onclick = ({ target }) => {
     const index = [...box.children].indexOf(target.closest("[role=option]"));
     if (index >= 0) view.choose(index === chosen ? null : index);

@@ -236,9 +236,11 @@ export class Trainer {
 
   // The batch in parts that fit into the room.
   *parts(stories) {
+    const known = this.copies > 1 ? this.rows - 1 : this.rows;
     let part = [], rows = 0;
     for (const story of stories) {
-      const length = story.length - 1;
+      const length = story.length - 1, strange = story.find(id => !(id >= 0 && id < known));
+      if (strange !== undefined) throw new Error(`A story has the token id ${strange}; there are the ids 0 to ${known - 1}.`);
       if (!(length > 0 && length <= this.config.context_length))
         throw new Error(`A story has ${story.length} tokens, start and end included; from 2 to ${this.config.context_length + 1} are needed.`);
       if (rows + length > this.room) { yield part; part = []; rows = 0; }

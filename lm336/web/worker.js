@@ -45,11 +45,15 @@ async function read(request, mine, weights) {
   return ids;
 }
 
-// The tokens that are likeliest to be drawn. Rows of the model that no token belongs to never are.
-function bars(logits, request, seen) {
+// The tokens that are likeliest to be drawn, and the one that was. Rows of the model that no token belongs to never are.
+function bars(logits, request, seen, drawn) {
   const known = logits.subarray(0, tokenizer.vocab.length);
-  const { ids, probabilities } = distribution(known, samplingConfig(request), request.count ?? 10, seen);
-  return Array.from(ids, (id, i) => ({ id, text: tokenizer.decode([id]), probability: probabilities[i] }));
+  const likeliest = count => distribution(known, samplingConfig(request), count, seen);
+  const bar = ({ ids, probabilities }, i) => ({ id: ids[i], text: tokenizer.decode([ids[i]]), probability: probabilities[i] });
+  const top = likeliest(request.count ?? 10), shown = Array.from(top.ids, (_, i) => bar(top, i));
+  if (drawn === undefined || top.ids.includes(drawn)) return shown;
+  const all = likeliest(known.length), at = all.ids.indexOf(drawn);
+  return all.probabilities[at] > 0 ? [...shown.slice(0, -1), bar(all, at)] : shown;
 }
 
 async function look(request, say, mine) {
@@ -65,7 +69,7 @@ async function follow(request, say, mine) {
   model.reset();
   for (const id of idsOf(request)) {
     const known = logits?.subarray(0, tokenizer.vocab.length);
-    tokens.push({ id, text: next(id), logprob: known ? logProbability(known, id) : null, bars: known ? bars(known, request, seen) : [] });
+    tokens.push({ id, text: next(id), logprob: known ? logProbability(known, id) : null, bars: known ? bars(known, request, seen, id) : [] });
     seen.add(id);
     logits = model.step(id);
     await breathe();
@@ -92,7 +96,7 @@ async function generate(request, say, mine) {
     text += piece;
     tokens++;
     ended = cut;                         // by a stop string within this token
-    say({ type: "token", id, text: piece, logprob, cut, bars: bars(logits, request, seen) });
+    say({ type: "token", id, text: piece, logprob, cut, bars: bars(logits, request, seen, id) });
     seen.add(id);
     await breathe();
     if (job !== mine) break;

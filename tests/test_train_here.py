@@ -1,0 +1,218 @@
+"""The panel that trains, in Chromium: the grammar that is edited, the run, the alarm, the
+download. Its worker is the real one, or a stand-in that says what a test wants."""
+
+import json
+import shutil
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from lm336.errors import InputError
+from lm336.grammar import StoryGrammar
+from lm336.tokenizer import Tokenizer
+from lm336.transformer import Transformer
+from lm336.widgets import TrainHere
+
+from . import test_page
+from .test_widgets import write_page
+
+chromium = test_page.chromium  # fixtures
+page = test_page.page
+
+SMALL = "# One day\n[Tom|Eva|Zoe] had a [dog|cat].\n[He|She] slept [well|badly]."
+
+# Answers as train-worker.js does, without a model: each `step` is the next entry of `script`.
+STAND_IN = """
+import { describe } from "./grammar.js";
+const script = SCRIPT;
+let step = 0;
+self.onmessage = ({ data }) => {
+  const say = message => self.postMessage({ ...message, tag: data.tag });
+  if (data.type === "grammar") say({ type: "grammar", ...describe(data.text) });
+  if (data.type === "sample") say({ type: "sample", text: `story ${step}`, step });
+  if (data.type !== "step") return;
+  const { above, error, finished = false } = script[step++];
+  if (error) return say({ type: "error", message: error });
+  say({ type: "progress", step, max_steps: script.length, losses: [[step, 4 * (1 + above), 4]],
+    above, tokens: 10 * step, tokensPerSecond: 9, secondsLeft: 9, running: false, finished });
+};
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    "A page with the panel, under a prefix."
+    folder = tmp_path / "some/prefix"
+    shutil.copytree(Path(str(files("lm336"))) / "web", folder / "web")
+    write_page(folder, [("train-here", None)])
+    with test_page.serve(tmp_path) as address:
+        yield folder, address + "some/prefix/"
+
+
+@pytest.fixture
+def panel(page, site):
+    "Opens the page with a grammar; the words of a story show that its worker has answered."
+
+    def open_with(text=SMALL, script=None):
+        if script is not None:
+            stand_in = STAND_IN.replace("SCRIPT", json.dumps(script))
+            (site[0] / "web/train-worker.js").write_text(stand_in)
+        (site[0] / "here.json").write_text(json.dumps(dict(grammar=text)))
+        write_page(site[0], [("train-here", "here.json")])
+        page.goto(site[1])
+        page.wait_for_selector(".lm336-train-here [role=option]")
+        return page
+
+    return open_with
+
+
+def says(page, part, words):
+    "Waits until a part of the panel says this."
+    page.locator(part, has_text=words).wait_for()
+
+
+def numbers(page):
+    "What stands below the curve, by its name."
+    return dict(
+        zip(page.locator("dt").all_text_contents(), page.locator("dd").all_text_contents())
+    )
+
+
+def test_the_entropy_is_exact_while_the_grammar_is_edited(panel):
+    page = panel()
+    for text in (SMALL, SMALL.replace("cat", "cat|hen"), SMALL.replace("Tom|", "")):
+        page.fill("[name=grammar]", text)
+        says(page, ".about", f"{StoryGrammar(text).entropy_bits:.3f} bits per story")
+        assert page.is_enabled("text=Train")
+    assert page.input_value("[name=example]") == "Your own"
+    page.select_option("[name=example]", index=2)
+    says(page, ".about", "15.000 bits per story")
+
+
+def test_a_mistake_has_one_sentence_with_its_line(panel):
+    page = panel()
+    page.fill("[name=grammar]", SMALL + "\n{hero} left.")
+    says(page, ".about", "grammar, line 4: 'hero': nobody called 'hero' in the cast")
+    assert page.is_disabled("text=Train") and page.is_disabled("text=One step")
+    page.fill("[name=grammar]", SMALL.replace("cat", "dog"))
+    says(page, ".about", "can be told in two ways")
+    assert page.is_disabled("text=Train")
+    page.fill("[name=grammar]", SMALL)
+    says(page, ".about", "4.585 bits per story")
+    assert page.is_enabled("text=Train")
+
+
+def test_what_is_too_rich_is_said_before(panel):
+    page = panel()
+    says(page, ".about", "It takes about")
+    names = ", ".join(f"{chr(97 + i // 20)}{'x' * (i % 20)}" for i in range(120))
+    page.fill("[name=grammar]", f"[n]\n{names}\n# p\nThe" + 60 * " <n> and" + " all.")
+    says(page, ".about", "too rich for half a minute: it takes about 2")
+
+
+def test_steps_are_taken_and_taken_back(panel):
+    page = panel()
+    page.select_option("[name=width]", "32")
+    page.select_option("[name=layers]", "1")
+    page.select_option("[name=steps]", "3200")
+    for step in (1, 2):
+        page.click("text=One step")
+        says(page, ".numbers", f"{step} of 3,200")
+    assert numbers(page)["from the line"].endswith("% above")
+    assert page.locator(".curve").get_attribute("d").count("L") == 1
+    page.wait_for_selector(".beliefs li")
+    assert page.text_content(".text"), "it tells a story, if a bad one"
+    page.click("text=Reset")
+    assert numbers(page)["steps"] == "0" and page.text_content(".text") == ""
+    page.click("text=Train")
+    says(page, ".now", "Training:")
+    page.click("text=Pause")
+    says(page, ".now", "Paused:")
+    reached = numbers(page)["steps"]
+    page.wait_for_timeout(300)
+    assert numbers(page)["steps"] == reached, "it goes on while it is paused"
+    page.select_option("[name=heads]", "2")
+    assert numbers(page)["steps"] == "0", "another model begins anew"
+
+
+def test_the_truth_stands_beside_the_belief(panel):
+    page = panel()
+    page.click("text=One step")
+    words = page.locator(".tokens [role=option]")
+    words.nth(0).click()
+    says(page, ".looks", "at the beginning")
+    page.locator(".beliefs li").nth(2).wait_for()
+    words.nth(0).press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    says(page, ".looks", "“a”")
+    page.locator(".beliefs code", has_text="dog").wait_for()
+    shares = page.eval_on_selector_all(
+        ".beliefs .truth", "bars => bars.map(bar => +bar.style.getPropertyValue('--share'))"
+    )
+    assert shares[:2] == [0.5, 0.5] and sum(shares) == 1
+
+
+def test_below_the_line_there_is_an_alarm(panel):
+    above = [9.0, 0.02, -0.02, -0.4, 0.1]
+    page = panel(script=[dict(above=one) for one in above])
+    alarm = page.locator(".alarm[role=alert]")
+    for step, share in enumerate(above, 1):
+        page.click("text=One step")
+        says(page, ".numbers", f"{step} of 5")
+        assert (alarm.text_content() != "") == (share < -0.03)
+        if share < 0:
+            assert numbers(page)["from the line"].endswith("% below")
+    page.uncheck("[name=mask]")
+    page.click("text=Reset")
+    assert alarm.text_content() == ""
+
+
+def test_the_alarm_names_the_mask(panel):
+    page = panel(script=[dict(above=-0.5)])
+    page.uncheck("[name=mask]")
+    page.click("text=One step")
+    says(page, ".alarm", "Without the mask every word sees the one that it is to predict")
+
+
+def test_an_error_in_the_run_is_a_sentence_and_the_end_is_told(panel):
+    script = [dict(error="Step 1: the loss is NaN."), dict(above=0.1, finished=True)]
+    page = panel(script=script)
+    page.click("text=One step")
+    says(page, ".now", "Step 1: the loss is NaN.")
+    page.click("text=One step")
+    says(page, ".now", "Done: after 2 steps 10 % above the line.")
+    assert page.is_visible("text=Train again")
+
+
+def test_without_its_program_the_panel_says_so(page, site):
+    page.expected_errors.append("404")
+    (site[0] / "web/train-worker.js").unlink()
+    page.goto(site[1])
+    says(page, ".now", "The program that trains could not be loaded.")
+
+
+def test_the_model_can_be_taken_along(panel, tmp_path):
+    page = panel()
+    page.click("text=One step")
+    says(page, ".numbers", "1 of 800")
+    with page.expect_download() as download:
+        page.click("text=Download the model")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        archive.extractall(tmp_path / "taken")
+    [folder] = (tmp_path / "taken").iterdir()
+    tokenizer, model = Tokenizer.from_pretrained(folder), Transformer.from_pretrained(folder)
+    story = StoryGrammar(SMALL).tell(iter([0, 1, 1, 0, 1]))
+    ids = tokenizer.encode(story)
+    assert len(ids) == len(story.split()) + 3, "a word is a token, a full stop, a new line too"
+    assert model.config.vocab_size == tokenizer.vocab_size
+    assert torch.isfinite(model(torch.tensor([ids]))).all()
+
+
+def test_python_hands_over_a_grammar():
+    assert TrainHere(SMALL).grammar == SMALL and TrainHere().grammar is None
+    with pytest.raises(InputError, match="line 2: a \\[ is never closed"):
+        TrainHere("# p\n[a")
