@@ -143,14 +143,15 @@ def readme():
     body, _ = MarkdownExporter().from_notebook_node(nb)
     panel = re.search(r'<p><img src="sampler\.png".*?</p>\n', body)
     assert panel, "nbs/index.ipynb has no panel, <p><img src=\"sampler.png\" ...></p>"
-    body = body.replace(panel[0], "")
+    body = re.sub(r"<p><img .*?</p>\n", "", body)  # the panels' pictures
     body = re.sub(r"<script.*?</script>\n?", "", body)
     body = re.sub(r"(?m)^</?div\b.*\n?", "", body)  # columns of the site
     body = re.sub(r"\]\(((?:pictures/)?[\w-]+\.(?:svg|png))\)", r"](nbs/\1)", body)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
-    body = re.sub(r'<p><img src="train-here\.png".*?</p>\n', "", body)  # lives on the site alone
-    body = re.sub(r" · \[Train one in this tab\].*", "", body)
+    # what lives on the site alone
+    body = re.sub(r'<p><img src="train-here\.png".*?</p>\n', "", body)
+    body = re.sub(r" · \[Train one here\].*", "", body)
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
     picture = panel[0].strip().replace("sampler.png", "nbs/sampler.gif")
     links = LINKS.format(site=cfg.doc_host + cfg.doc_baseurl, colab=chapters.COLAB)

@@ -11,7 +11,7 @@ const HTML = `
         <textarea name="prompt" rows="2" spellcheck="false" enterkeyhint="go">Once upon a time</textarea></label>
       <div class="actions"><button type="submit">Tell a story</button>
         <button type="button" class="quiet again" disabled>Same again</button></div>
-      <progress max="1" value="0" hidden aria-label="Loading the model"></progress>
+      <progress class="idle" max="1" value="0" aria-label="Loading the model"></progress>
       <p class="status" role="status"></p>
     </div>
     <fieldset class="dials"><legend class="unseen">How the next token is drawn</legend>
@@ -71,7 +71,7 @@ export function render({ model, el }) {
 
   function become(now, sentence = "") {
     state = now;
-    progress.hidden = state !== "loading";
+    progress.classList.toggle("idle", state !== "loading");   // `hidden` would take its place away
     status.textContent = sentence;
     label();
   }
