@@ -50,7 +50,7 @@ def tokenizer():
 def test_letters_have_the_causes_of_a_hand_that_knows_the_grammar(small, letters):
     "Where each letter is a token, spaces are tokens of their own."
     text = "Anton met Tom in the blue rain. Anton was glad, Ant!\n"
-    ids = [*letters.encode(text), letters.end_of_text_id]
+    ids = letters.encode(text + END_OF_TEXT)
     causes = token_causes(small, letters, ids)
     assert len(causes) == len(ids)
 
@@ -74,7 +74,7 @@ def test_whole_words_have_the_cause_of_their_first_letter(small):
     texts += ["Tom met Anna in the blue rain, alas. Tom was glad, To!\n"]
     merges = learn_merges(count_pretokens("".join(texts) * 9), 60)
     words = Tokenizer(build_vocab(merges, [END_OF_TEXT]), merges, [END_OF_TEXT])
-    ids = [words.encode(text) + [words.end_of_text_id] for text in texts]
+    ids = [words.encode(text + END_OF_TEXT) for text in texts]
     first, second = (token_causes(small, words, one) for one in ids)
     assert [words.decode([i]) for i in ids[1]] == [
         "Tom", " met", " Anna", " in", " the", " blue", " rain", ",", " alas", ".", " Tom",
@@ -95,7 +95,7 @@ def test_whole_words_have_the_cause_of_their_first_letter(small):
 def test_causes_of_the_built_in_stories(oracle, tokenizer):
     "Each token has one; hardly any has two; the shares add up to the gap."
     stories = sampled(oracle.grammar, 20)
-    ids = [i for one in stories for i in [*tokenizer.encode(one), tokenizer.end_of_text_id]]
+    ids = [i for one in stories for i in tokenizer.encode(one + END_OF_TEXT)]
     causes = token_causes(oracle.grammar, tokenizer, ids)
     names = np.array([cause.name for cause in causes])
     assert len(causes) == len(ids) and set(names) <= set(CAUSES)
@@ -112,7 +112,7 @@ def test_causes_of_the_built_in_stories(oracle, tokenizer):
 def test_the_beginning_of_a_story_has_its_causes(oracle, tokenizer):
     [story] = sampled(oracle.grammar, 1, seed=3)
     ids = tokenizer.encode(story)
-    whole = token_causes(oracle.grammar, tokenizer, [*ids, tokenizer.end_of_text_id])
+    whole = token_causes(oracle.grammar, tokenizer, tokenizer.encode(story + END_OF_TEXT))
     for size in range(20, len(ids), 40):
         assert token_causes(oracle.grammar, tokenizer, ids[:size]) == whole[:size]
 
@@ -146,7 +146,7 @@ def test_a_word_that_agrees_with_nothing_is_blamed_on_agreement(oracle, tokenize
     "In whatever place: a colour, a toy or a child that was named before returns as another."
     blamed = 0
     for story in sampled(oracle.grammar, 30, seed=4):
-        ids = [*tokenizer.encode(story), tokenizer.end_of_text_id]
+        ids = tokenizer.encode(story + END_OF_TEXT)
         for at, cause in enumerate(token_causes(oracle.grammar, tokenizer, ids)):
             if cause.name == "agreement" and cause.about in ("day", "toy", "instrument"):
                 before = tokenizer.decode(ids[:at])

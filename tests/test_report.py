@@ -352,6 +352,7 @@ def test_stories_are_judged_by_the_perfect_reader(run, stories, monkeypatch):
     first = tokenizer.encode(read[0] + END_OF_TEXT)
     floor = -StoryGrammar().log2_prob(read[0]) / len(read[0].encode())
     gap = evaluate(model, first, tokenizer, floor).gap
+    assert gap is not None
     assert math.isclose(sum(record["gap"].values()), gap, rel_tol=1e-4)
     said = stories_table(run)
     assert "Of 4 samples, the grammar can tell 3, 2 of them different and 1 of these " in said
