@@ -51,7 +51,7 @@ __all__ = [
 
 def plot_metrics(
     folder: str | os.PathLike,  # the run folder
-    floor: float | None = None,  # entropy of the text in nats per token, where it is known
+    floor: float | None = None,  # entropy of the text in nats per token, if known
     title: str = "",  # above the axes
 ) -> Figure:
     "Training and validation loss, in nats per token, and the learning rate, at every step."
@@ -211,7 +211,7 @@ def write_account(
 
 def account_table(
     folder: str | os.PathLike,  # the run folder
-) -> str:  # Markdown, "" where the run wrote no accounting.json
+) -> str:  # Markdown, "" if the run wrote no accounting.json
     """Operations, time and memory of a run: predicted and measured.
 
     `InputError` for an accounting.json that cannot be used."""
