@@ -504,15 +504,18 @@ def lm336_evaluate(
     run: str,  # a run folder
     device: str | None = None,  # cuda, mps or cpu; by default cuda if there is one
 ):
-    "Score a run on its whole validation file; write samples.md and report.md anew."
+    "Score a run on its whole validation file and judge its stories; write its report anew."
     from lm336.devices import pick_device
-    from lm336.report import evaluate_run
+    from lm336.report import evaluate_run, stories_table
     from lm336.run_folder import read_run
 
     read_run(run)
     with owned(run):
         score, _ = evaluate_run(run, device=pick_device(device))
     _print_score(score)
+    judged = stories_table(run)
+    if judged:
+        print(f"\n{judged}")
 
 # %% ../nbs/22_cli.ipynb #cad44de1
 def lm336_generate(
