@@ -85,7 +85,11 @@ setup(
         "Topic :: Text Processing :: Linguistic",
     ],
     packages=find_packages(include=["lm336", "lm336.*"]),
-    package_data={cfg["lib_name"]: ["*.pyi", "*.txt", "py.typed", "presets/*.json", "web/*"]},
+    package_data={
+        cfg["lib_name"]: [
+            "*.pyi", "*.txt", "*.mplstyle", "py.typed", "presets/*.json", "web/*"
+        ]
+    },
     cmdclass={"build_py": BuildWithData},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

@@ -17,8 +17,9 @@ without what is folded (imports, and cells with `#| code-fold: true`). The secon
 that the chapter's last code cell printed.
 
 The first code cell of every notebook, the one with `#| default_exp` where there is one,
-installs what the notebook imports and the machine lacks. It is written here, JupyterLab hides
-it, and the site leaves it out.
+installs what the notebook imports and the machine lacks, and sets the style of its plots,
+which is lm336/plots.mplstyle. It is written here, JupyterLab hides it, and the site leaves it
+out.
 """
 
 import argparse
@@ -66,6 +67,13 @@ SECONDS = (
 EXTRA = """\
 if not find_spec("NAME"):
     %pip install -q NAME
+"""
+PLOTS = """\
+
+import matplotlib.pyplot as plt
+
+plt.style.use("lm336.plots")
+%config InlineBackend.figure_format = "retina"
 """
 EXERCISE = re.compile(r"### Exercise \d\d\.\d+: ")
 ANSWERED = re.compile(r"<summary>(Solution|Answer)</summary>")
@@ -135,15 +143,20 @@ def provided() -> set[str]:
     return {"lm336", "IPython", "traitlets", *names, *sys.stdlib_module_names}
 
 
-def lacking(code: list[str]) -> list[str]:
-    "What these cells import that does not come with lm336."
+def imported(code: list[str]) -> set[str]:
+    "The packages that these cells import."
     found = set()
     for node in (node for text in code for node in ast.walk(parsed(text))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(f"{node.module}".split(".")[0])
-    return sorted(found - provided())
+    return found
+
+
+def lacking(code: list[str]) -> list[str]:
+    "What these cells import that does not come with lm336."
+    return sorted(imported(code) - provided())
 
 
 def setup_at(nb: dict) -> int | None:
@@ -158,6 +171,8 @@ def setup_of(nb: dict) -> str:
     first = code[0].splitlines()[0]
     directive = first if first.startswith("#| default_exp") else "#| hide"
     extras = [EXTRA.replace("NAME", name) for name in lacking(code)]
+    if "matplotlib" in imported(code[1:]):
+        extras.append(PLOTS)
     return "\n".join([directive, SETUP + "".join(extras)]).rstrip()
 
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 MEGABYTES = 8  # no wheel is larger
-PACKAGE_FILES = ("*.py", "*.pyi", "*.txt", "py.typed", "presets/*.json", "web/*")
+PACKAGE_FILES = ("*.py", "*.pyi", "*.txt", "*.mplstyle", "py.typed", "presets/*.json", "web/*")
 ALONE = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], 4)

@@ -95,7 +95,7 @@ def the_readers_page(path: Path) -> dict:
 def write(folder: Path):
     "All notebooks into a folder, the chapters without their answers."
     if folder.exists():
-        sys.exit(f"{folder} is there already, perhaps with somebody's work: give another")
+        sys.exit(f"{folder} already exists, perhaps with somebody's work: give another")
     shutil.copytree(NBS, folder, ignore=shutil.ignore_patterns(".*", "_*", "*.yml", "*.scss"))
     for path in sorted(NBS.glob("*.ipynb")):
         if path.match(NUMBERED):

@@ -19,7 +19,7 @@ from pathlib import Path
 import common
 
 NAMES = (
-    "learning browser training generation shakespeare reference tokenizer"  # the longest last
+    "learning causes browser training generation shakespeare reference tokenizer"  # the longest last
 )
 SCRIPTS = [Path(__file__).parent / f"{name}.py" for name in NAMES.split()]
 

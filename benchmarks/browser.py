@@ -8,7 +8,7 @@ headless Chromium, a worker, one core.
 The page is what `lm336_web` writes, served from this process; the browser and all its
 processes are held to one core. A figure is the median over the repeats.
 
-Then a model of 64 wide and 2 layers learns the grammar of two plots (lm336/web/grammar.js):
+Then a model of 64 wide and 2 layers learns the grammar of two plots (lm336/web/grammars.js):
 how long until it is 5 and 1.5 % above the line, for each seed; tokens per second of a step,
 what share of it each kernel takes, and the GFLOP/s of its matrix products over the whole
 step beside those of the product alone; the same in plain JavaScript, and in jax-js where

@@ -1,12 +1,13 @@
 // What browser.py asks the page about training, on the grammar of two plots that comes with it. The modules of lm336/web lie beside it.
-import { EXAMPLES, StoryGrammar, wordTokenizer } from "./grammar.js";
+import { StoryGrammar, wordTokenizer } from "./grammar.js";
+import { GRAMMARS } from "./grammars.js";
 import { makeKernels } from "./kernels.js";
 import { uniforms } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Trainer } from "./train.js";
 import { jaxStep } from "./browser_jax.js";
 
-const TEXT = Object.values(EXAMPLES)[1], BATCH = 16;
+const TEXT = Object.values(GRAMMARS)[1], BATCH = 16;
 const median = numbers => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
 
 // A run in the worker, as a panel would start it: seconds until it was at most 5 and 1.5 % above the line (null: never), how far

@@ -29,7 +29,7 @@ def save_checkpoint(
 ):
     """Write everything that the next step depends on.
 
-    `FloatingPointError` for a number that is not finite, `OSError` where the disk is full."""
+    `FloatingPointError` for a number that is not finite, `OSError` if the disk is full."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     numbers = {}
     state = optimizer.state_dict()
@@ -156,7 +156,7 @@ def _optimizer_state(
     record: dict[str, Any],  # of the same
     optimizer: torch.optim.Optimizer,  # that it is for
 ) -> dict[str, Any]:  # what its `load_state_dict` takes
-    "`InputError` where the optimizer has other groups, or parameters of other shapes."
+    "`InputError` if the optimizer has other groups, or parameters of other shapes."
     groups = [dict(group) for group in record["param_groups"]]
     found = [len(group["params"]) for group in groups]
     wanted = [len(group["params"]) for group in optimizer.param_groups]

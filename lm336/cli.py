@@ -114,7 +114,7 @@ def _check_nothing_is_lost(
         return
     if not (folder / "run.json").exists():
         raise InputError(
-            f"{there[0]} is there already, and a run would replace it: "
+            f"{there[0]} already exists, and a run would replace it: "
             "give another --out, or --overwrite"
         )
     if any(path.suffix == ".safetensors" for path in there):  # else nothing was learned yet
@@ -343,12 +343,12 @@ def begin_run(
     data: str | None = None,  # the text, instead of the preset's
     tokenizer_folder: str | os.PathLike | None = None,  # with one to take; None: train one
     overwrite: bool = False,  # replace a run that is there
-    device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
+    device: str | None = None,  # cuda, mps or cpu; None: a GPU if there is one
     **overrides: Any,  # fields of the preset's model and training, as for `load_preset`
 ) -> "tuple[Evaluation | None, list[str]]":  # as `evaluate_run` in process 0, else (None, [])
     """A new run: text, tokenizer, tokens, training, evaluation, samples, report.
 
-    `InputError` for what cannot be done, and where a run would be lost: it is kept then."""
+    `InputError` for what cannot be done, and if a run would be lost: it is kept then."""
     from lm336.configuration import load_preset
     from lm336.devices import pick_device
     from lm336.fast_trainer import check_training
@@ -367,7 +367,7 @@ def begin_run(
 # %% ../nbs/22_cli.ipynb #789bc92f
 def resume_run(
     folder: str | os.PathLike,  # the run folder
-    device: str | None = None,  # cuda, mps or cpu; None: a GPU where there is one
+    device: str | None = None,  # cuda, mps or cpu; None: a GPU if there is one
 ) -> "tuple[Evaluation | None, list[str]]":  # as `begin_run`
     """Continue a run from its newest checkpoint, with its own settings.
 
@@ -392,7 +392,7 @@ def resume_run(
 def _print_score(
     score: "Evaluation",
 ):
-    "Print a score, and the alarm where there is one."
+    "Print a score, and the alarm if there is one."
     from lm336.evaluation import below_floor
 
     print(score)
@@ -413,7 +413,7 @@ def lm336_train_tokenizer(
 
     path = Path(out) / "tokenizer.json"
     if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already: give another --out, or --overwrite")
+        raise InputError(f"{path} already exists: give another --out, or --overwrite")
     tokenizer = Tokenizer.train(input, vocab_size, special_tokens=[END_OF_TEXT])
     with owned(out):
         tokenizer.save_pretrained(out)
@@ -456,7 +456,7 @@ def lm336_pretrain(
     tokenizer: str | None = None,  # folder with a tokenizer.json to take instead of a new one
     resume: bool = False,  # go on from the newest checkpoint, with the run's own settings
     overwrite: bool = False,  # replace a run that is there
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
+    device: str | None = None,  # cuda, mps or cpu; by default cuda if there is one
     **numbers: Unpack[PresetFields],  # instead of the preset's
 ):
     """Train a model from raw text.
@@ -487,7 +487,7 @@ def _checked_preset(
 
 
 def _refuse_changes(
-    options: dict[str, Any],  # name -> value; None or False where it was not given
+    options: dict[str, Any],  # name -> value; None or False if it was not given
 ):
     "`InputError` for options that a resumed run cannot take, because it has its own."
     changes = []
@@ -502,17 +502,20 @@ def _refuse_changes(
 # %% ../nbs/22_cli.ipynb #c3ed619c
 def lm336_evaluate(
     run: str,  # a run folder
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
+    device: str | None = None,  # cuda, mps or cpu; by default cuda if there is one
 ):
-    "Score a run on its whole validation file; write samples.md and report.md anew."
+    "Score a run on its whole validation file and judge its stories; write its report anew."
     from lm336.devices import pick_device
-    from lm336.report import evaluate_run
+    from lm336.report import evaluate_run, stories_table
     from lm336.run_folder import read_run
 
     read_run(run)
     with owned(run):
         score, _ = evaluate_run(run, device=pick_device(device))
     _print_score(score)
+    judged = stories_table(run)
+    if judged:
+        print(f"\n{judged}")
 
 # %% ../nbs/22_cli.ipynb #cad44de1
 def lm336_generate(
@@ -523,7 +526,7 @@ def lm336_generate(
     top_k: int | None = None,  # only the k likeliest tokens
     top_p: float | None = None,  # only the likeliest tokens that together are this likely
     seed: int | None = None,  # the same seed gives the same text
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
+    device: str | None = None,  # cuda, mps or cpu; by default cuda if there is one
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
     from lm336.devices import pick_device
@@ -544,8 +547,8 @@ def lm336_generate(
 def lm336_demo(
     out: str = "runs/demo",  # the run folder
     minutes: float = 3.8,  # how long to train; text and evaluation take about one more
-    overwrite: bool = False,  # begin anew where a demo has ended
-    device: str | None = None,  # cuda, mps or cpu; by default cuda where there is one
+    overwrite: bool = False,  # begin anew if a demo has ended
+    device: str | None = None,  # cuda, mps or cpu; by default cuda if there is one
 ):
     """From nothing to stories, in minutes on a CPU.
 
@@ -843,7 +846,7 @@ def _run(
     values: dict[str, Any],  # of its options
     program: str,  # how it was called
 ):
-    "Run a command; end the program where it fails, unless by a bug."
+    "Run a command; end the program if it fails, unless by a bug."
     try:
         COMMANDS[command](**values)
         sys.stdout.flush()

@@ -94,7 +94,7 @@ def _fetch_all(repo: str, path: Path) -> tuple[Path, str]:
 # %% ../nbs/24_download.ipynb #160e0be4
 def fetch_from_hub(
     repo: str,  # a data set on the Hugging Face hub, such as "roneneldan/TinyStories"
-    path: str | os.PathLike,  # where it goes, by its name in that data set
+    path: str | os.PathLike,  # where to put it; the data set has it by the same name
 ) -> Path:  # that file
     """Fetch a file once from `HF_ENDPOINT` or the hub: resumed, checked, never half there.
 

@@ -209,7 +209,7 @@ def progress(
     folder: str | os.PathLike | None = None,  # of answers; None: `answers_folder()`
     notebooks: str | os.PathLike | None = None,  # of chapters; None: here, ./nbs, the checkout
 ) -> Progress:
-    "Which exercises are solved. `InputError` where no notebooks are found."
+    "Which exercises are solved. `InputError` if no notebooks are found."
     place = answers_folder() if folder is None else Path(folder)
     solved = set() if place is None else {path.stem for path in place.glob("*.py")}
     return Progress(find_exercises(notebooks), solved)
@@ -454,7 +454,7 @@ def bits_per_byte(
 def tell(
     self: MyModel,
     beginning: str = "",  # of the story
-    max_new_tokens: int = 300,  # where the model finds no end
+    max_new_tokens: int = 300,  # if the model finds no end
 ) -> str:
     "A story: chapter 14."
     import torch

@@ -302,7 +302,7 @@ def prepare_once(
 
 # %% ../nbs/17_experiments.ipynb #88b3547f
 def _fit(trainer: Run) -> bool:
-    "Train to the end; False where the loss stopped being a number."
+    "Train to the end; False if the loss stopped being a number."
     try:
         trainer.fit()
     except FloatingPointError:

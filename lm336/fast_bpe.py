@@ -803,7 +803,7 @@ def _pairs_between(
 def _frequent_pairs(
     self: MergeLearner, num_symbols: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "The pairs that occur often enough: (sorted keys, counts, at how many places each is)."
+    "The pairs that occur often enough: (sorted keys, counts, in how many places each is)."
     keys, sums, numbers = (np.zeros(0, np.int64) for _ in range(3))
     for start in range(0, len(self.symbols), _PLACES_AT_ONCE):
         found, places, cuts = self._pairs_between(start, start + _PLACES_AT_ONCE, num_symbols)
@@ -1235,7 +1235,7 @@ def _encode_groups(
 def _encode_with_helpers(
     self: ArrayEncoder, num_helpers: int, blocks: Iterator[bytes]
 ) -> Iterator[np.ndarray]:
-    "The ids of all blocks, with this many more processes where there is work for them."
+    "The ids of all blocks, with this many more processes if there is work for them."
     _keep_freed_memory()
     groups = iter(lambda: list(islice(blocks, _BLOCKS_TOGETHER)), [])
     start = list(islice(groups, 2))

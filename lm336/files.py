@@ -183,7 +183,7 @@ def _unlink_held(path: Path):
 
 
 def _lock(path: Path, seconds: float) -> BaseFileLock | None:
-    "A lock that is held; None, with a warning, where the file system has none; or `Timeout`."
+    "A lock that is held; None, with a warning, if the file system has no locks; or `Timeout`."
     lock = FileLock(path, timeout=seconds, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -225,7 +225,7 @@ def read_json(
     path: str | os.PathLike,  # a UTF-8 file
     kind: type = dict,  # what its value must be
 ) -> Any:  # of that kind
-    "The value of a JSON file. `InputError` if it is not JSON, or of another kind."
+    "The value of a JSON file. `InputError` if it is not JSON, or not of that kind."
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")

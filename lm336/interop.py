@@ -129,7 +129,7 @@ def _refuse_to_replace(folder: Path, written: dict[str, str]):
     for name, digest in written.items():
         there = folder / name
         if there.exists() and sha256(there) not in (digest, before.get(name)):
-            raise InputError(f"{folder} has a {name} that no export wrote, and would be "
+            raise InputError(f"{folder} has a {name} that no export wrote, which would be "
                              "replaced: give another folder, or overwrite=True "
                              "(--overwrite on the command line)")
 
@@ -169,7 +169,7 @@ def to_hf(
         save_tensors(weights, waiting / "model.safetensors", {"format": "pt"})
 
 # %% ../nbs/21_interop.ipynb #83e2877f
-_ONLY = {  # what a LlamaConfig may say of these, where it says anything
+_ONLY = {  # what a LlamaConfig may say of these, if it says anything
     "rope_type":             "default",  # no stretched rotations
     "partial_rotary_factor": 1,
     "attention_bias":        False,

@@ -50,6 +50,14 @@ class Oracle:
         bits, _ = self._read(data)
         return -float(bits.sum()) if len(bits) == len(data) else -inf
 
+    def told(
+        self,
+        text: str,  # any
+        ends: bool = False,  # whether a story is to end with it
+    ) -> int:  # symbols: bytes, and the end
+        "How far a text goes as a story does."
+        return len(self._read(text.encode(), ends)[0])
+
     def next_bytes(
         self,
         prefix: str | bytes = "",  # the beginning of a story

@@ -153,7 +153,7 @@ class Exercise:
 
     @property
     def wrong(self) -> str:
-        "The code of the tempting wrong answer; '' where there is none."
+        "The code of the tempting wrong answer; '' if there is none."
         return _block(_fold("Tempting, and wrong", self.prose)) or ""
 
 
@@ -176,7 +176,7 @@ def _exercises_in(path: Path) -> Iterator[Exercise]:
 def find_notebooks(
     folder: str | os.PathLike | None = None,  # where they are; None: here, ./nbs, the checkout
 ) -> list[Path]:
-    "The chapters' notebooks, in order. `InputError` where there are none."
+    "The chapters' notebooks, in order. `InputError` if there are none."
     package = Path(__file__).parent
     own = [package / "chapters", package.parent / "nbs"]  # of an installation, of a clone
     places = [Path(), Path("nbs"), *own] if folder is None else [Path(folder)]

@@ -8,10 +8,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -22,12 +24,15 @@ from .accounting import (
     matmul_speed,
     process_memory,
 )
+from .causes import Judgement, gap_by_cause, judge, token_causes
+from .corpus import iter_documents
 from .dataset import batch_at, load_tokens
 from .devices import pick_device
 from .errors import InputError
-from .evaluation import Evaluation, below_floor, entropy_floor, evaluate
+from .evaluation import Evaluation, below_floor, entropy_floor, evaluate, token_losses
 from .files import atomic_path, read_json, write_json
-from .generation import SamplingConfig, generate_stream
+from .generation import SamplingConfig, generate, generate_stream
+from .oracle import Oracle
 from .run_folder import check_digests, load_run
 from .runs import Run
 from .tokenizer import Tokenizer
@@ -37,9 +42,11 @@ from .transformer import Transformer, TransformerConfig, parameter_count
 __all__ = [
     "account_table",
     "evaluate_run",
+    "judge_stories",
     "plot_metrics",
     "png",
     "show_curve",
+    "stories_table",
     "write_account",
     "write_curve",
     "write_report",
@@ -51,7 +58,7 @@ __all__ = [
 
 def plot_metrics(
     folder: str | os.PathLike,  # the run folder
-    floor: float | None = None,  # entropy of the text in nats per token, where it is known
+    floor: float | None = None,  # entropy of the text in nats per token, if known
     title: str = "",  # above the axes
 ) -> Figure:
     "Training and validation loss, in nats per token, and the learning rate, at every step."
@@ -211,7 +218,7 @@ def write_account(
 
 def account_table(
     folder: str | os.PathLike,  # the run folder
-) -> str:  # Markdown, "" where the run wrote no accounting.json
+) -> str:  # Markdown, "" if the run wrote no accounting.json
     """Operations, time and memory of a run: predicted and measured.
 
     `InputError` for an accounting.json that cannot be used."""
@@ -244,6 +251,76 @@ def account_table(
     return f"{trained}\n\n{head}\n{body}"
 
 
+# ---------------------------------------------------------------- what the perfect reader says
+
+
+def _judged(
+    model: Transformer, tokenizer: Tokenizer, oracle: Oracle, count: int
+) -> Iterator[tuple[str, Judgement]]:
+    "Stories of a model at temperature 1, nothing cut off, each with what the grammar says."
+    end = tokenizer.end_of_text_id
+    config = SamplingConfig(seed=0, stop_token=end)
+    for row in generate(model, [[end]] * count, 400, config, tokenizer):
+        ended = row[-1] == end
+        text = tokenizer.decode(row[1 : -1 if ended else None])
+        yield text, judge(oracle, tokenizer, text, ended)
+
+
+def judge_stories(
+    folder: str | os.PathLike,  # the run folder
+    model: Transformer,  # trained on the built-in stories
+    tokenizer: Tokenizer,  # its tokenizer
+    tokens: np.ndarray,  # (num_tokens,) of built-in stories, each with its end
+    num_samples: int = 32,  # how many texts are generated
+    num_tokens: int = 5_000,  # about how many of the tokens tell the causes of the gap
+) -> None:
+    "Write stories.json: which samples the grammar can tell, and what the gap is made of."
+    oracle, end = Oracle(), tokenizer.end_of_text_id
+    [*samples] = _judged(model, tokenizer, oracle, num_samples)
+    told, repeated = {text for text, one in samples if one.told}, 0
+    train = Path(folder) / "data" / "train.txt"
+    if train.is_file() and told:
+        repeated = len(told.intersection(iter_documents(train)))
+    some = np.asarray(tokens[:num_tokens])
+    ends = np.flatnonzero(some == end)
+    some = some[: ends[-1] + 1] if len(ends) else some
+    of_oracle = oracle.token_bits(tokenizer, some)
+    excess = token_losses(model, some, end) / np.log(2) - of_oracle
+    gap = gap_by_cause(excess, of_oracle, token_causes(oracle.grammar, tokenizer, some))
+    record = dict(
+        samples=num_samples,
+        told=sum(one.told for _, one in samples),
+        different=len(told),
+        new=len(told) - repeated if train.is_file() else None,
+        left_at=Counter(one.cause for _, one in samples if not one.told),
+        gap={name: round(share, 6) for name, share in gap.items()},
+    )
+    write_json(Path(folder) / "stories.json", record)
+
+
+def stories_table(
+    folder: str | os.PathLike,  # the run folder
+) -> str:  # Markdown, "" where the run has no stories.json
+    "What `judge_stories` found, in words."
+    path = Path(folder) / "stories.json"
+    if not path.is_file():
+        return ""
+    record: Any = read_json(path)
+    told, new = record["told"], record["new"]
+    said = f"Of {record['samples']} samples, the grammar can tell {told}"
+    if told:
+        said += f", {record['different']} of them different"
+        said += "" if new is None else f" and {new} of these not in the training text"
+    wrong = sorted(record["left_at"].items(), key=lambda item: -item[1])
+    if wrong:
+        places = ", ".join(f"{name} {count}" for name, count in wrong)
+        said += f". The others leave it at: {places}"
+    rows = "\n".join(f"| {name} | {share:.2%} |" for name, share in record["gap"].items())
+    table = f"| what a token hangs on | share of the entropy |\n|---|--:|\n{rows}"
+    gap = f"The gap to the perfect reader, {sum(record['gap'].values()):.2%}:"
+    return f"{said}.\n\n{gap}\n\n{table}"
+
+
 # ---------------------------------------------------------------- the report card
 
 
@@ -272,6 +349,9 @@ def write_report(
     if alarm:
         parts.append(f"**{alarm}**")
     parts += ["![loss](loss.png)", "## Samples", "\n\n---\n\n".join(texts[:2])]
+    stories = stories_table(folder)
+    if stories:
+        parts += ["## The perfect reader", stories]
     account = account_table(folder)
     if account:
         parts += ["## Accounting", account]
@@ -292,7 +372,8 @@ def evaluate_run(
     prompts: Sequence[str] = ("", "", "", ""),  # of the sample sheet
     device: str | torch.device | None = None,  # a GPU where there is one, else "cpu"
 ) -> tuple[Evaluation, list[str]]:  # the score of the whole validation file, and the samples
-    """Score a run on its whole validation file; write its samples.md and report.md.
+    """Score a run on its whole validation file; write its samples.md and report.md, and where
+    it tells the built-in stories with less than twice their entropy, stories.json.
 
     Everything is read before anything is computed, so that a file that cannot be used is named
     at once. Errors as `load_run`."""
@@ -304,5 +385,7 @@ def evaluate_run(
     floor = entropy_floor(run["data"], folder / "data" / "valid.txt")
     score = evaluate(model.float(), tokens, tokenizer, floor, progress=True)
     texts = write_samples(model, tokenizer, folder / "samples.md", prompts)
+    if score.gap is not None and score.gap < 1:  # one that is worse tells no stories
+        judge_stories(folder, model, tokenizer, tokens)
     write_report(folder, run, score, model.config, texts)
     return score, texts

@@ -3,6 +3,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 PATH = Path(__file__).parents[1] / ".ci/chapters.py"
 spec = importlib.util.spec_from_file_location("chapters", PATH)
@@ -77,6 +78,22 @@ def test_what_a_notebook_lacks_beside_lm336():
     code += ["if a:\n    %pip install b\n    import c.d"]
     code += ["from lm336.bpe import train_bpe\nfrom transformers.models import llama"]
     assert chapters.lacking(code) == ["c", "tiktoken", "transformers"]
+
+
+def test_plots_are_in_the_books_style_and_no_letter_is_smaller_than_9_points():
+    import matplotlib.pyplot as plt
+
+    drawing = [one for one in FOUND if "import matplotlib" in "".join(t for _, t in one.cells)]
+    for one in drawing:
+        (first,) = [text for kind, text in one.cells if kind == "code" and "find_spec" in text]
+        assert 'plt.style.use("lm336.plots")' in first and '"retina"' in first
+    with plt.style.context("lm336.plots"):
+        assert min(plt.rcParams[key] for key in ("font.size", "legend.fontsize")) >= 9
+        figure, axes = plt.subplots()
+        axes.plot([1, 2], label="a")
+        axes.legend(title="b")
+        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
+        plt.close(figure)
 
 
 def test_the_first_cell_is_written_where_it_is_missing(tmp_path):

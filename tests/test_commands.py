@@ -614,7 +614,7 @@ def test_what_is_not_a_runs_own_stays(home, run):
 
 def test_a_tokenizer_takes_no_place_that_is_taken(home, run):
     before = contents(run)
-    assert "is there already" in refuses(
+    assert "already exists" in refuses(
         "train_tokenizer", "--input", home / "sums.txt", "--out", run
     )
     assert contents(run) == before
@@ -634,14 +634,14 @@ def test_a_tokenizer_takes_no_place_that_is_taken(home, run):
 def test_a_page_takes_no_place_that_is_taken(home, run, tmp_path):
     before = contents(run)
     for more in [], ["--overwrite"]:
-        assert "halve" in refuses("web", run, "--out", run, *more)
-        assert "halve" in refuses("web", home / "run", "--out", run, *more), (
+        assert "16-bit page" in refuses("web", run, "--out", run, *more)
+        assert "16-bit page" in refuses("web", home / "run", "--out", run, *more), (
             "another run's weights"
         )
     assert contents(run) == before
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("my site")
-    assert "index.html that no export wrote, and would be replaced: give another" in (
+    assert "index.html that no export wrote, which would be replaced: give another" in (
         said := refuses("web", run, "--out", tmp_path / "site")
     )
     assert "--overwrite" in said

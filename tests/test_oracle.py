@@ -1,7 +1,9 @@
 "The perfect reader: against enumerations, against `log2_prob`, and what it refuses."
 
 import math
+import random
 import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -17,7 +19,12 @@ from lm336.oracle import Oracle, StoryReader
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer
 
+from . import test_web
 from .test_grammar import WITH_CAST, all_tellings, grammar_of, probability, trees
+from .test_web import Refused
+from .test_web_grammar import a_grammar
+
+node = test_web.node  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +266,43 @@ def test_tokens_that_no_story_has_are_refused(oracle, tokenizer):
 def test_a_tokenizer_without_an_end_is_refused(oracle):
     with pytest.raises(InputError, match="needs <.endoftext.> among its special tokens"):
         oracle.next_tokens(Tokenizer({i: bytes([i]) for i in range(256)}, []))
+
+
+# ---------------------------------------------------------------- in the page
+
+
+def test_the_pages_reader_expects_the_same(node, grammar, oracle, tokenizer):
+    "At 500 places and more of stories, END_OF_TEXT among them."
+    rng = np.random.default_rng(22)
+    ids = []
+    while len(ids) < 500:
+        ids += [*tokenizer.encode(grammar.sample(rng)), tokenizer.end_of_text_id]
+    node("tokenizer", tokenizer.to_json())
+    text = (files("lm336") / "stories.txt").read_text(encoding="utf-8")
+    reader = StoryReader(oracle, tokenizer)
+    for token, there in zip(ids, node("reader", {"text": text, "ids": ids}), strict=True):
+        here = reader.expected()
+        assert {int(i) for i in there["expected"]} == set(np.flatnonzero(here).tolist())
+        for i, share in there["expected"].items():
+            assert math.isclose(share, here[int(i)], rel_tol=0, abs_tol=1e-12)
+        assert math.isclose(there["bits"], reader.read(token), abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_pages_reader_expects_the_same_of_random_grammars(node, seed):
+    rng = random.Random(seed)
+    text = a_grammar(rng)
+    grammar = StoryGrammar(text)
+    stories = [grammar.sample(np.random.default_rng(i)) for i in range(6)]
+    tokenizer = tokenizer_of(stories[:2], 12)
+    ids = [i for one in stories for i in [*tokenizer.encode(one), tokenizer.end_of_text_id]]
+    node("tokenizer", tokenizer.to_json())
+    reader = StoryReader(Oracle(grammar), tokenizer)
+    for token, there in zip(ids, node("reader", {"text": text, "ids": ids}), strict=True):
+        here = reader.expected()
+        for i in range(tokenizer.vocab_size):
+            share = there["expected"].get(str(i), 0.0)
+            assert math.isclose(share, here[i], rel_tol=0, abs_tol=1e-12)
+        reader.read(token)
+    with pytest.raises(Refused, match=f"no story goes on with {ids[-1]}"):
+        node("reader", {"text": text, "ids": [ids[-1]]})

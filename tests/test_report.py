@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.evaluation import Evaluation, evaluate
-from lm336.grammar import write_stories
+from lm336.grammar import StoryGrammar, write_stories
 from lm336.report import (
     account_table,
     evaluate_run,
+    judge_stories,
     plot_metrics,
     png,
+    stories_table,
     write_report,
     write_samples,
 )
@@ -332,6 +334,47 @@ def test_a_run_is_scored_on_its_whole_validation_file(run, stories):
     assert len(texts) == 2 and texts[0].startswith("Once")
     assert f"{score.bits_per_byte:.4f} bits per byte" in sections(run)["run"]
     assert (run / "samples.md").read_text(encoding="utf-8").count("\n\n---\n\n") == 1
+
+
+def test_stories_are_judged_by_the_perfect_reader(run, stories, monkeypatch):
+    "Which can be told, which were read before; and the causes add up to the gap."
+    text, tokenizer, model = stories
+    read = text.read_text(encoding="utf-8").split(END_OF_TEXT)
+    new = StoryGrammar().sample(np.random.default_rng(5))
+    told = [read[0], new, read[0], read[0].rstrip()]
+    end = tokenizer.end_of_text_id
+    rows = [[end, *tokenizer.encode(one), end] for one in told]
+    monkeypatch.setattr("lm336.report.generate", lambda *args: rows)
+    (run / "data" / "train.txt").write_bytes(text.read_bytes())
+    tokens = np.array(tokenizer.encode(read[0] + END_OF_TEXT + read[1] + END_OF_TEXT))
+    judge_stories(run, model, tokenizer, tokens, 4, len(tokens) - 1)  # the first is whole
+    record = json.loads((run / "stories.json").read_text())
+    first = tokenizer.encode(read[0] + END_OF_TEXT)
+    floor = -StoryGrammar().log2_prob(read[0]) / len(read[0].encode())
+    gap = evaluate(model, first, tokenizer, floor).gap
+    assert math.isclose(sum(record["gap"].values()), gap, rel_tol=1e-4)
+    said = stories_table(run)
+    assert "Of 4 samples, the grammar can tell 3, 2 of them different and 1 of these " in said
+    assert "not in the training text. The others leave it at: end 1." in said
+    assert f"The gap to the perfect reader, {gap:.2%}" in said
+
+
+@pytest.mark.parametrize(("gap", "judged"), [(0.5, 1), (1.5, 0), (None, 0)])
+def test_a_run_is_judged_where_it_may_tell_stories(run, monkeypatch, gap, judged):
+    def score(*args, **kwargs):
+        return scored(0.3, None if gap is None else 0.3 / (1 + gap))
+
+    record = dict(samples=8, told=6, different=6, new=None, left_at={"agreement": 2}, gap={})
+    monkeypatch.setattr("lm336.report.evaluate", score)
+    monkeypatch.setattr(
+        "lm336.report.judge_stories",
+        lambda folder, *rest: (folder / "stories.json").write_text(json.dumps(record)),
+    )
+    evaluate_run(run, prompts=("",), device="cpu")
+    assert (run / "stories.json").exists() == bool(judged)
+    assert ("The perfect reader" in sections(run)) == bool(judged)
+    said = "can tell 6, 6 of them different. The others"
+    assert (said in stories_table(run)) == bool(judged)
 
 
 def spoiled_account(run):

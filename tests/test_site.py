@@ -493,6 +493,18 @@ def test_a_notebook_to_be_downloaded_links_to_nothing_beside_it(path):
     assert targets and not [one for one in targets if not one.startswith(("#", "https://"))]
 
 
+@pytest.mark.parametrize(
+    "code, plot",
+    [("plt.plot(a)", True), ("plt.imshow(a)", False), ("t(0, 0, backgroundcolor=c)", False)],
+)
+def test_only_a_plot_whose_shades_mean_nothing_may_turn_light(code, plot):
+    "In the dark, its colours are inverted: see nbs/theme.scss."
+    outputs = [{"output_type": "display_data", "data": {"image/png": ""}}]
+    cell = type("Cell", (dict,), {"source": code})
+    assert site()["is_plot"](cell(outputs=outputs)) is plot
+    assert not site()["is_plot"](cell(outputs=[]))
+
+
 def test_every_term_can_be_searched_and_leads_to_a_place(proc):
     at = {page_name(path): ids(path) for path in proc.glob("*.ipynb")}
     found = site()["searched"]()

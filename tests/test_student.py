@@ -48,7 +48,7 @@ def test_the_books_own_parts_are_imported_and_not_shown(student):
 def test_nothing_is_written_over(student):
     command = [sys.executable, ".ci/student.py", str(student)]
     done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True)
-    assert done.returncode == 1 and "is there already" in done.stderr
+    assert done.returncode == 1 and "already exists" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["06_attention.ipynb", "11_schedule.ipynb"])

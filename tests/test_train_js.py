@@ -4,6 +4,7 @@ import io
 import json
 import math
 import random
+import shutil
 import subprocess
 import zipfile
 
@@ -488,3 +489,14 @@ def test_the_worker_is_one_module(tmp_path):
     assert "import " not in path.read_text(encoding="utf-8").replace("// import", "")
     done = subprocess.run(["node", "--check", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_benchmark_finds_what_it_imports(tmp_path):
+    folder = shutil.copytree(test_web.WEB, tmp_path / "web")
+    for path in (test_web.WEB.parent.parent / "benchmarks").glob("browser_*.js"):
+        shutil.copy(path, folder)
+    code = "console.log(Object.keys(await import(process.argv[1])).join())"
+    module = (folder / "browser_training.js").as_uri()
+    words = ["node", "--input-type=module", "-e", code, module]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == "beside,learn,profile\n", done.stderr

@@ -4,6 +4,7 @@ import { createInterface } from "node:readline";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
 import { StoryGrammar } from "../lm336/web/grammar.js";
+import { StoryReader } from "../lm336/web/oracle.js";
 import { uniforms, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 import { Trainer } from "../lm336/web/train.js";
@@ -62,6 +63,15 @@ const commands = {
       told: numbers.map(some => grammar.tell(ways => some.shift() % ways)), prices: stories.map(story => grammar.log2Prob(story)),
       next: beginnings.map(text => Object.fromEntries(grammar.next(text))),
       sampled: Array.from({ length: samples }, () => grammar.sample(random)), ...words && grammar.words() };
+  },
+  // What the perfect reader expects at each of these ids, and their bits; refused, if no story goes on with one.
+  reader({ text, ids }) {
+    const reader = new StoryReader(new StoryGrammar(text), tokenizer);
+    return ids.map(id => {
+      const expected = Object.fromEntries(reader.expected()), bits = reader.read(id);
+      if (bits === Infinity) throw new Error(`no story goes on with ${id}`);
+      return { expected, bits };
+    });
   },
   async load(folder) {
     const progress = [];
