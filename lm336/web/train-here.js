@@ -239,12 +239,14 @@ export function render({ model, el }) {
     const rows = [...new Set([...real.keys(), ...model.keys()])].map(text => [text, model.get(text) ?? 0, real.get(text) ?? 0])
       .filter(([, believed, share]) => believed + share > 0.002).sort((a, b) => b[2] - a[2] || b[1] - a[1]).slice(0, 8);
     $(".beliefs").replaceChildren(...rows.map(([text, believed, share]) => {
-      const item = document.createElement("li"), code = document.createElement("code"), pair = document.createElement("span"), numbers = document.createElement("span");
+      const [item, row, code, pair, numbers] = ["li", "span", "code", "span", "span"].map(name => document.createElement(name));
+      pair.className = "pair";
       code.textContent = bare(text) || "the end";
       for (const probability of [believed, share]) pair.append(document.createElement("i")), pair.lastChild.style.setProperty("--share", probability);
       pair.lastChild.classList.add("truth");
       numbers.textContent = `${percent(believed)} · ${percent(share)}`;
-      item.append(code, pair, numbers);
+      row.append(code, pair, numbers);
+      item.append(row);
       return item;
     }));
   }
