@@ -263,6 +263,7 @@ def test_the_folder_of_a_page(tokenizer, tmp_path):
     names = {path.name for path in (tmp_path / "page").glob("[!.]*")}
     page = {"index.html", "page.css", "page.js"}
     modules = {"worker.js", "model.js", "sampling.js", "generation.js", "tokenizer.js"}
+    modules |= {"kernels.js", "kernels-wasm.js"}
     assert names == page | modules | {"config.json", "tokenizer.json", "model.safetensors"}
     page = Transformer.from_pretrained(tmp_path / "page")
     assert page.config == model.config
