@@ -128,7 +128,7 @@ def _expected(
     pieces, texts, tokens = TextPieces(tokenizer, ()), [], []
     seen = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     for i, scores in zip(ids, logits):
-        told = Token(i, scores)
+        told = Token(i, torch.empty(0) if scores is None else scores)
         texts += [piece.text for piece in pieces.add(told, len(tokens) + 1 == len(ids))]
         known = dict(logprob=None, bars=[])
         if scores is not None:

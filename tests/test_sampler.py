@@ -88,6 +88,7 @@ def expected_bars(model, text, **settings):
 
 def wait_for_shares(page, expected):
     page.wait_for_function("() => document.querySelectorAll('.bars i').length > 0")
+    shown = []
     for _ in range(200):
         shown = shares(page)
         if len(shown) == len(expected) and shown == pytest.approx(expected, abs=2e-4):

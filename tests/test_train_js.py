@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def logits_of(weights, config, ids, rope=True, mask=True):
 
 def loss_of(weights, config, stories, **switches):
     "Nats per story: summed over a story's targets, the mean over the stories."
-    nats = 0
+    nats = torch.zeros((), dtype=torch.float64)
     for story in stories:
         logits = logits_of(weights, config, story[:-1], **switches)
         nats = nats + cross_entropy(logits, torch.tensor(story[1:]), reduction="sum")
@@ -278,12 +279,12 @@ START = dict(type="start", grammar=GRAMMAR, d_model=32, num_heads=2, batch_size=
 READY, FINISHED = dict(type="ready"), dict(type="progress", finished=True)
 
 
-def learned(node, *dialogue):
+def learned(node, *dialogue) -> dict[str, Any]:
     "The answers of the worker, by type: the last of each, and all progress."
     answers = node("learner", dialogue)
     failed = [answer["message"] for answer in answers if answer["type"] == "error"]
     assert not failed
-    found = {answer["type"]: answer for answer in answers}
+    found: dict[str, Any] = {answer["type"]: answer for answer in answers}
     progress = [answer for answer in answers if answer["type"] == "progress"]
     losses = [loss for answer in progress for loss in answer["losses"]]
     return found | dict(all=progress, losses=losses)
