@@ -409,7 +409,7 @@ export function wordTokenizer(words) {
 }
 
 // After how many updates, of 16 stories each, a model of two layers comes within 5 % of the entropy: about, from runs on grammars
-// of 27 to 230 words.
+// of 27 to 117 words.
 const stepsToLearn = words => Math.ceil(5 * words ** 0.8);
 
 // What there is to say about a grammar before a model learns it; `problem`: why none should.
