@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ def sums(number):
     pairs = [(a, b) for a in range(number) for b in range(number)]
     return "".join(f"{a} and {b} make {a + b}.<|endoftext|>" for a, b in pairs)
 
+
+# in the background of a script (`... &`) Ctrl-C is ignored, by this process and its children
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # not wherever pytest is called from
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".hypothesis"))

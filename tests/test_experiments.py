@@ -173,7 +173,7 @@ def test_a_record_says_what_was_measured(tmp_path):
     assert record["precision"] == "float32"
     assert (record["steps"], record["tokens"]) == (6, 6 * 4 * 8)
     assert record["parameters"] == sum(p.numel() for p in model.parameters())
-    assert [step for step, _ in record["curve"]] == [2, 4, 6]
+    assert [step for step, _ in record["curve"]] == [0, 2, 4, 6]
     last = trainer.validate() / math.log(2) / tokenizer.token_lengths[valid].mean()
     assert math.isclose(record["curve"][-1][1], last, rel_tol=1e-3)
 

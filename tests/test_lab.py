@@ -79,7 +79,7 @@ widgets.LearningSlider(json.load(open('../data/learn.json'))['records'])""", [
     ]),
     "TrainHere": ("widgets.TrainHere()", [
         ("[name=grammar]", "# p\n[yes|no]", ".about"),
-        ("[name=one]", "click", ".text"),
+        ("[name=one]", "click", ".numbers"),
         (".tokens [role=option] >> nth=0", "ArrowRight", ".looks"),
         ("[name=again]", "click", ".numbers"),
     ]),
