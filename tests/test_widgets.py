@@ -298,17 +298,16 @@ def test_whatever_goes_wrong_reaches_the_panel(question):
 
 def test_a_story_that_is_cancelled_ends_with_done_also_where_it_meets_an_error():
     model, tokenizer = small_pair()
-    panel, heard, threads = Sampler(model, tokenizer), [], []
+    panel, heard, cancels = Sampler(model, tokenizer), [], []
 
     def hear(answer):
         heard.append(answer)
-        if answer["type"] == "token" and len(threads) == 1:
-            threads.append(panel.answer(dict(type="cancel")))
+        if answer["type"] == "token" and not cancels:
+            cancels.append(panel.answer(dict(type="cancel")))
             panel.model.lm_head.weight.data.fill_(math.nan)
 
     setattr(panel, "send", hear)
-    threads.append(panel.answer(dict(type="generate", prompt="Once", max_new_tokens=50)))
-    threads[0].join(100)
+    panel.answer(dict(type="generate", prompt="Once", max_new_tokens=50)).join(100)
     assert [answer["type"] for answer in heard] == ["token", "done"]
     assert heard[-1]["cancelled"] and heard[-1]["tokens"] == 1
 
