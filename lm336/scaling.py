@@ -75,22 +75,23 @@ def _huber(errors: np.ndarray, delta: float) -> float:
     size = np.abs(errors)
     return float(np.where(size <= delta, errors**2 / 2, delta * (size - delta / 2)).sum())
 
-# %% ../nbs/18_scaling.ipynb #1800012
+# %% ../nbs/18_scaling.ipynb #1800031
 def _predicted(
-    x: np.ndarray,  # ln E, ln A, a, ln B, b
+    x: np.ndarray,  # ln E, ln A, ln a, ln B, ln b
     log_n: np.ndarray,  # (runs,)
     log_d: np.ndarray,  # (runs,)
 ) -> tuple[np.ndarray, np.ndarray]:  # (runs,) and (runs, 5)
     "ln L of each run, and its slopes with respect to x."
-    terms = np.stack([x[0] + 0 * log_n, x[1] - x[2] * log_n, x[3] - x[4] * log_d])
+    fall_n, fall_d = np.exp(x[2]) * log_n, np.exp(x[4]) * log_d
+    terms = np.stack([x[0] + 0 * log_n, x[1] - fall_n, x[3] - fall_d])
     top = terms.max(0)
     shares = np.exp(terms - top)
     total = shares.sum(0)
     e, n, d = shares / total
-    return top + np.log(total), np.stack([e, n, -n * log_n, d, -d * log_d], 1)
+    return top + np.log(total), np.stack([e, n, -n * fall_n, d, -d * fall_d], 1)
 
-# %% ../nbs/18_scaling.ipynb #180005c
-STEEPEST = 5.0  # exponents beyond are no law: runs that differ too little do not fix them
+# %% ../nbs/18_scaling.ipynb #1800038
+STEEPEST = math.log(5)  # larger exponents are no law: the runs do not fix them
 
 
 def _descend(
@@ -112,7 +113,7 @@ def _descend(
         new[free] -= np.linalg.solve(curvature, slope.T @ (weights * r))
         predicted_there, slopes_there = _predicted(new, log_n, log_d)
         there = _huber(predicted_there - log_loss, delta)
-        if there < error and max(abs(new[2]), abs(new[4])) < STEEPEST:
+        if there < error and max(new[2], new[4]) < STEEPEST:
             gained = error - there
             x, error, damping = new, there, damping / 5
             predicted, slopes = predicted_there, slopes_there
@@ -124,7 +125,7 @@ def _descend(
                 break
     return error, x
 
-# %% ../nbs/18_scaling.ipynb #1800017
+# %% ../nbs/18_scaling.ipynb #1800039
 def _starts(losses: np.ndarray, entropy: float | None) -> Iterable[np.ndarray]:
     "Where to begin; N and D are counted in their geometric means."
     floors = [0.1, 0.5, 0.9] if entropy is None else [entropy / losses.min()]
@@ -133,9 +134,9 @@ def _starts(losses: np.ndarray, entropy: float | None) -> Iterable[np.ndarray]:
         half = math.log(max(np.median(losses) - floor, 0.01 * floor) / 2)
         for a in (0.2, 0.5, 1.0):
             for b in (0.2, 0.5, 1.0):
-                yield np.array([math.log(floor), half, a, half, b])
+                yield np.array([math.log(floor), half, math.log(a), half, math.log(b)])
 
-# %% ../nbs/18_scaling.ipynb #1800018
+# %% ../nbs/18_scaling.ipynb #180005f
 def fit_law(
     parameters: Sequence[float] | np.ndarray,  # (runs,) N
     tokens: Sequence[float] | np.ndarray,  # (runs,) D
@@ -160,10 +161,12 @@ def fit_law(
     if near is not None:
         floor = near.E if entropy is None else entropy
         there = math.log(near.A) - near.a * middle_n, math.log(near.B) - near.b * middle_d
-        starts = [np.array([math.log(floor), there[0], near.a, there[1], near.b])]
+        exponents = math.log(near.a), math.log(near.b)
+        starts = [np.array([math.log(floor), there[0], exponents[0], there[1], exponents[1]])]
     _, x = min((_descend(x, runs, free, delta) for x in starts), key=lambda end: end[0])
-    A, B = math.exp(x[1] + x[2] * middle_n), math.exp(x[3] + x[4] * middle_d)
-    return ScalingLaw(math.exp(x[0]), A, float(x[2]), B, float(x[4]))
+    a, b = math.exp(x[2]), math.exp(x[4])
+    A, B = math.exp(x[1] + a * middle_n), math.exp(x[3] + b * middle_d)
+    return ScalingLaw(math.exp(x[0]), A, a, B, b)
 
 # %% ../nbs/18_scaling.ipynb #180001e
 def bootstrap_laws(
@@ -190,7 +193,7 @@ def interval(
     low, high = np.quantile(list(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
-# %% ../nbs/18_scaling.ipynb #1800021
+# %% ../nbs/18_scaling.ipynb #1800062
 class ScoredStories:
     """Validation stories from their beginnings, as far as a context reaches.
 
@@ -204,6 +207,8 @@ class ScoredStories:
         bits: np.ndarray,  # (num_tokens,) of the perfect reader, as `Oracle.token_bits`
     ):
         end = tokenizer.end_of_text_id
+        if end is None:
+            raise InputError("the tokenizer has no end of text, so no story has an end")
         starts = np.flatnonzero(np.append(end, tokens) == end)
         shape = len(starts) - 1, context_length
         inputs, targets = np.full((2, *shape), end)
@@ -218,7 +223,7 @@ class ScoredStories:
             floor += bits[story].sum()
             num_bytes += tokenizer.token_lengths[tokens[story]].sum()
         self.inputs, self.targets = torch.from_numpy(inputs), torch.from_numpy(targets)
-        self.num_bytes, self.entropy = num_bytes, float(floor / num_bytes)
+        self.num_bytes, self.entropy = float(num_bytes), float(floor / num_bytes)
 
     @torch.no_grad()
     def score(

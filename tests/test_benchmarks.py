@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py"}
+HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py", "scaling.py"}
 WORKS = 'MINUTES = {"full": 3, "quick": 1}\nprint("measured")\n'
 
 

@@ -152,7 +152,7 @@ def test_a_rule_is_a_power_of_the_width():
     records = [
         dict(width=width, rate=rate, bits_per_byte=1 + math.log(rate / (0.2 / width)) ** 2)
         for width in (8, 32, 128)
-        for rate in 0.001 * 2.0 ** np.arange(6)
+        for rate in 0.0004 * 2.0 ** np.arange(8)
     ]
     factor, exponent = rate_rule(records)
     assert math.isclose(factor, 0.2, rel_tol=1e-6) and math.isclose(exponent, -1, rel_tol=1e-6)
