@@ -49,11 +49,11 @@ DEMO = TransformerConfig(
 MEASURE = """async ({ tokens, repeats }) => {
   const worker = new Worker("worker.js", { type: "module" });
   const ask = (message, until, each = () => {}) => new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => {
-      if (data.type === "error") reject(data.message);
-      else if (data.type === until) resolve(data);
-      else each(data);
-    };
+    worker.onmessage = ({ data }) => data.forEach(answer => {
+      if (answer.type === "error") reject(answer.message);
+      else if (answer.type === until) resolve(answer);
+      else each(answer);
+    });
     worker.postMessage(message);
   });
   const start = performance.now();
