@@ -83,11 +83,10 @@ class Tokenizer:
 
     def _fast_encoder(self) -> "ArrayEncoder":
         "The encoder of long texts and files, made when it is first needed."
-        from lm336.fast_bpe import ArrayEncoder
-
         if self._array_encoder is None:
-            encoder = ArrayEncoder(self.vocab, self.merges, self.special_tokens)
-            self._array_encoder = encoder
+            from lm336.fast_bpe import ArrayEncoder
+
+            self._array_encoder = ArrayEncoder(self.vocab, self.merges, self.special_tokens)
         return self._array_encoder
 
     if TYPE_CHECKING:
