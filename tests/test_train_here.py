@@ -135,9 +135,9 @@ COUNT_CHANGES = """() => {
 }"""
 
 
-@pytest.mark.parametrize("motion, drawn", [("no-preference", 9), ("reduce", 3)])
+@pytest.mark.parametrize("motion, drawn", [("no-preference", 10), ("reduce", 4)])
 def test_who_wants_no_motion_sees_the_run_only_now_and_then(panel, page, motion, drawn):
-    "At its start, after five seconds, at its end; others see every answer of the worker."
+    "Empty, at its start, after five seconds, at its end; others see every answer."
     page.clock.install()
     page.clock.pause_at(time.time() + 60)
     page.emulate_media(reduced_motion=motion)
