@@ -35,7 +35,7 @@ test-threads: about-test $(VENV)/dev   ## make test with two threads instead of 
 $(COSTUMES):
 	@$(BIN)/python .ci/costume.py $(@:test-%=%)
 
-test-orders: $(VENV)/dev        ## the tests in three other orders, as another user, from another folder; half an hour
+test-orders: $(VENV)/dev        ## the tests in three other orders, as another user, from another folder; an hour
 	@$(BIN)/python .ci/orders.py
 
 test-installed: $(VENV)/dev     ## sdist and wheel, installed and tried where nothing else is; three minutes

@@ -2,10 +2,11 @@
 
 From another folder, as an ordinary user, leaving nothing behind.
 
-    python .ci/orders.py [--user nobody] [PYTEST_ARGUMENT ...]
+    python .ci/orders.py [--user nobody] [--workers 2] [PYTEST_ARGUMENT ...]
 
 What is tested is a clone of the last commit. Root hands the tests to the user named; anybody
-else is an ordinary user.
+else is an ordinary user. An order is one of files, and of the tests within each: the next file
+goes to the first worker that is free.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from run_tests import in_parallel
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3, 3)
@@ -78,6 +81,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--user", default="nobody", help="whom root hands the tests to")
+    parser.add_argument("--workers", type=int, default=2, help="test files at a time")
     args, pytest_arguments = parser.parse_known_args()
     identity, failed = ordinary(args.user), []
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -106,7 +110,8 @@ def main():
             start = time.perf_counter()
             print(f"order {seed} ({number} of {len(SEEDS)})", flush=True)
             options = ["-q", "-p", "no:cacheprovider", "--timeout", "600"]
-            options.append(f"--random-order-seed={seed}")
+            options += [f"--random-order-seed={seed}", "--no-loadscope-reorder"]
+            options += in_parallel(args.workers)
             pytest = [python, "-m", "pytest", *options, *pytest_arguments]
             command = [*pytest, checkout / "tests"]
             status = subprocess.run(command, cwd=elsewhere, env=env, **identity).returncode

@@ -50,10 +50,14 @@ def notebooks(workers: int) -> tuple[bool, str]:
     return False, f"FAILED in {seconds:.0f} s: {failed}"
 
 
+def in_parallel(workers: int) -> list[str]:
+    "Arguments for pytest: so many files at a time, the tests of each one after the other."
+    return ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []
+
+
 def tests(workers: int, arguments: list[str]) -> tuple[bool, str]:
-    "Run pytest, the tests of a file one after the other; whether all passed, its last line."
-    several = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []
-    pytest = [sys.executable, "-m", "pytest", *PYTEST, *several, *arguments]
+    "Run pytest; whether all passed, its last line."
+    pytest = [sys.executable, "-m", "pytest", *PYTEST, *in_parallel(workers), *arguments]
     passed, last = run([*pytest, str(ROOT / "tests")])
     said = [line.strip("= ") for line in last if line.strip()]
     summary = said[-1] if said else "pytest said nothing"

@@ -9,7 +9,6 @@ __all__ = ['Tokenizer', 'split_pretokens', 'stream_pretokens']
 import codecs
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from operator import index
 from pathlib import Path
 from re import Pattern
@@ -53,6 +52,7 @@ class Tokenizer:
         self._ranks = ranks_of_merges(merges, ids)
         self.merges = list(self._ranks)
         self._cache: dict[str, list[int]] = {}  # piece -> ids
+        self._array_encoder: ArrayEncoder | None = None
 
     def __reduce__(self) -> tuple:
         return Tokenizer, (self.vocab, self.merges, self.special_tokens)
@@ -81,12 +81,13 @@ class Tokenizer:
         "The tokenizer in the layout of Hugging Face's tokenizer.json."
         return to_json(self.vocab, self.merges, self.special_ids)
 
-    @cached_property
-    def _array_encoder(self) -> "ArrayEncoder":
+    def _fast_encoder(self) -> "ArrayEncoder":
         "The encoder of long texts and files, made when it is first needed."
-        from lm336.fast_bpe import ArrayEncoder
+        if self._array_encoder is None:
+            from lm336.fast_bpe import ArrayEncoder
 
-        return ArrayEncoder(self.vocab, self.merges, self.special_tokens)
+            self._array_encoder = ArrayEncoder(self.vocab, self.merges, self.special_tokens)
+        return self._array_encoder
 
     if TYPE_CHECKING:
 
@@ -237,7 +238,7 @@ def encode_blocks(
     chunks: Iterable[str],  # a text, cut anywhere
 ) -> Iterator[np.ndarray]:  # uint16 or uint32
     "Like `encode_iterable`, much faster: an array of ids for about every 256,000 characters."
-    return self._array_encoder.encode_blocks(chunks)
+    return self._fast_encoder().encode_blocks(chunks)
 
 
 @patch
@@ -248,7 +249,7 @@ def encode_file(
     num_workers: int | None = None,  # processes; None takes two, or one on a single core
 ) -> int:
     "Encode a text to a file of ids, whole or not at all. Returns the number of tokens."
-    return self._array_encoder.encode_file(text_path, ids_path, num_workers)
+    return self._fast_encoder().encode_file(text_path, ids_path, num_workers)
 
 # %% ../nbs/02_tokenizer.ipynb #19c82264
 @patch

@@ -1,5 +1,8 @@
 "The causes of a model's excess: against labels set by hand, and how generated text is judged."
 
+import random
+from importlib.resources import files
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,12 @@ from lm336.grammar import StoryGrammar
 from lm336.oracle import Oracle
 from lm336.tokenizer import Tokenizer
 
-from .test_oracle import sampled
+from . import test_web
+from .test_oracle import sampled, tokenizer_of
+from .test_web import Refused
+from .test_web_grammar import a_grammar
+
+node = test_web.node  # a fixture
 
 SMALL = """
 [person name short]
@@ -162,3 +170,38 @@ def test_a_word_that_agrees_with_nothing_is_blamed_on_agreement(oracle, tokenize
 def test_an_unfinished_text_may_go_on(small, letters):
     told = judge(Oracle(small), letters, STORY[:20], ended=False)
     assert told == (True, 20, "")
+
+
+# ---------------------------------------------------------------- in the page
+
+
+def check_page(node, grammar, text, tokenizer, texts):
+    "Python's causes, all of them, of texts in tokens; the page finds the same."
+    node("tokenizer", tokenizer.to_json())
+    there = node("causes", {"text": text, "texts": texts})
+    here = [token_causes(grammar, tokenizer, ids) for ids in texts]
+    assert here == [[Cause(*cause) for cause in causes] for causes in there]
+    return [cause for causes in here for cause in causes]
+
+
+def test_the_page_finds_the_same_causes(node, oracle, tokenizer):
+    "In whole stories, one after the other, and in beginnings."
+    text = (files("lm336") / "stories.txt").read_text(encoding="utf-8")
+    stories = sampled(oracle.grammar, 3, seed=5)
+    one, other, more = [tokenizer.encode(story + END_OF_TEXT) for story in stories]
+    texts = [one + other + more[:77], one[:-1], other[:1], more[:150]]
+    seen = check_page(node, oracle.grammar, text, tokenizer, texts)
+    assert {cause.name for cause in seen} >= {*CAUSES} - {"other"}
+    with pytest.raises(Refused, match="no story goes like this: Once zebra"):
+        node("causes", {"text": text, "texts": [tokenizer.encode("Once zebra")]})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_page_finds_the_same_causes_in_random_grammars(node, seed):
+    text = a_grammar(random.Random(seed))
+    grammar = StoryGrammar(text)
+    stories = [grammar.sample(np.random.default_rng(i)) for i in range(4)]
+    tokenizer = tokenizer_of(stories[:2], 12)
+    ids = [tokenizer.encode(story + END_OF_TEXT) for story in stories]
+    texts = [sum(ids, []), ids[0][: len(ids[0]) // 2], ids[1][:-1]]
+    check_page(node, grammar, text, tokenizer, texts)

@@ -1,5 +1,6 @@
 "The perfect reader: against enumerations, against `log2_prob`, and what it refuses."
 
+import gzip
 import math
 import random
 import re
@@ -306,3 +307,23 @@ def test_the_pages_reader_expects_the_same_of_random_grammars(node, seed):
         reader.read(token)
     with pytest.raises(Refused, match=f"no story goes on with {ids[-1]}"):
         node("reader", {"text": text, "ids": [ids[-1]]})
+
+
+def program(name):
+    "A module of the page and all that it imports."
+    found, waiting = set(), [name]
+    while waiting:
+        found.add(name := waiting.pop())
+        text = (files("lm336") / "web" / name).read_text(encoding="utf-8")
+        waiting += {*re.findall(r'^import .* from "\./(.+)";$', text, re.M)} - found
+    return found
+
+
+def test_what_the_page_downloads_for_its_reader_is_small():
+    "Compressed, and without what the model has brought already."
+    package = files("lm336")
+    names = program("oracle-worker.js") - program("worker.js")
+    assert "oracle.js" in names and "model.js" not in names
+    data = [package / "web" / name for name in names] + [package / "stories.txt"]
+    size = sum(len(gzip.compress(path.read_bytes(), 6)) for path in data)
+    assert 30_000 < size < 60_000, "a page on a phone waits for it"

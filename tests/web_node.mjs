@@ -1,6 +1,7 @@
 // The page's modules under Node, for test_web.py: a line of JSON in, a line of JSON out.
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
+import { tokenCauses } from "../lm336/web/causes.js";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
 import { StoryGrammar } from "../lm336/web/grammar.js";
@@ -24,6 +25,8 @@ await import("../lm336/web/worker.js");
 const sampler = self.onmessage;
 await import("../lm336/web/train-worker.js");
 const learner = self.onmessage;
+await import("../lm336/web/oracle-worker.js");
+const reader = self.onmessage;
 
 const commands = {
   // Post messages to the worker: all its answers up to one of the type `until`, or one that shows that it will not come. `then` is posted after `after` answers.
@@ -53,6 +56,13 @@ const commands = {
     }
     return answers;
   },
+  // Messages to oracle-worker.js, and an answer to each.
+  async oracle(messages) {
+    const answers = [];
+    heard = answer => answers.push(answer);
+    for (const data of messages) await reader({ data });
+    return answers;
+  },
   // A function of a widget's module.
   call: async ([module, name, ...rest]) => (await import(`../lm336/web/${module}`))[name](...rest),
   value: async ([module, name]) => (await import(`../lm336/web/${module}`))[name],
@@ -72,6 +82,11 @@ const commands = {
       if (bits === Infinity) throw new Error(`no story goes on with ${id}`);
       return { expected, bits };
     });
+  },
+  // What each of the ids of these texts hangs on.
+  causes({ text, texts }) {
+    const grammar = new StoryGrammar(text);
+    return texts.map(ids => tokenCauses(grammar, tokenizer, ids).map(({ name, about, distance }) => [name, about, distance]));
   },
   async load(folder) {
     const progress = [];

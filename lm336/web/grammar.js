@@ -21,6 +21,10 @@ const quoted = text => {                                       // as Python show
 };
 const capitalised = text => text.replace(/^./u, letter => letter.toUpperCase());
 const withArticle = (word, article) => article + (AN.test(word) ? "n " : " ") + word;
+const once = f => {                                            // a function of an object, computed once for each
+  const known = new WeakMap();
+  return of => known.get(of) ?? (known.set(of, f(of)), known.get(of));
+};
 const range = size => Array.from({ length: size }, (_, i) => i);
 const sumOf = (items, f) => items.reduce((sum, item) => sum + f(item), 0);
 
@@ -55,7 +59,7 @@ function readList({ header, line, body }, forms) {
     words.set(word[0], word);
   }
   if (!words.size) fail(line, `there is nothing in [${header}]; give it a word`);
-  return { forms, words: [...words.values()] };
+  return { forms, words: [...words.values()], known: {} };
 }
 
 // What `{A hero.boy}` or `<a colour>` asks for.
@@ -65,11 +69,11 @@ function readReference(line, inside) {
   return { text: inside, article, name: name.toLowerCase(), form: form.toLowerCase(), capital: /^\p{Uppercase}/u.test(inside) };
 }
 
-// What a reference writes for each word of a list.
-function surfacesOf(line, { text, article, form, capital }, { forms, words }) {
+// What a reference writes for each word of a list; one array for the same.
+function surfacesOf(line, { text, article, form, capital }, { forms, words, known }) {
   if (form && !forms.includes(form)) fail(line, `${quoted(text)}: there is no form ${quoted(form)}, only ${forms.join(", ")}`);
-  const surfaces = words.map(word => word[form ? forms.indexOf(form) : 0]);
-  return article ? surfaces.map(surface => withArticle(surface, article)) : capital ? surfaces.map(capitalised) : surfaces;
+  const key = `${article} ${form} ${capital}`, surfaces = () => words.map(word => word[form ? forms.indexOf(form) : 0]);
+  return known[key] ??= article ? surfaces().map(surface => withArticle(surface, article)) : capital ? surfaces().map(capitalised) : surfaces();
 }
 
 // The parts with neighbouring strings made one, and empty ones left out.
@@ -99,23 +103,35 @@ function readCast(lists, line, text) {
 
 function readPlots(text) {
   const lists = new Map(), phrases = new Map(), plots = [], anyOf = new Map();
-  let cast, open, numParts = 0;
+  let cast, open, told, numParts = 0;                          // told: of a plot, the parts that references have been made, and their numbers
+
+  function count(more) {
+    numParts += more;
+    if (numParts > MOST_PARTS) throw new Error(`The grammar has more than ${MOST_PARTS.toLocaleString("en")} parts when its phrases are written out; make it smaller.`);
+  }
 
   function parts(line, text) {                                 // a line of text
     const ways = [[[]]];                                       // of the line, then of each open [
     for (const token of text.match(PIECES) ?? []) {
-      if (++numParts > MOST_PARTS) throw new Error(`The grammar has more than ${MOST_PARTS.toLocaleString("en")} parts when its phrases are written out; make it smaller.`);
+      count(1);
       if (token === "[") ways.push([[]]);
       else if (token === "|" && ways.length > 1) ways.at(-1).push([]);
       else if (token === "]" && ways.length > 1) {
         const choice = { ways: ways.pop().map(joined) };
         ways.at(-1).at(-1).push(choice);
       } else if ("[]|{}<>".includes(token)) fail(line, `${quoted(token)} stands alone`);
-      else ways.at(-1).at(-1).push(token[0] === "{" ? mention(line, readReference(line, token.slice(1, -1)))
-        : token[0] === "<" ? choiceOf(line, readReference(line, token.slice(1, -1))) : token);
+      else ways.at(-1).at(-1).push("{<".includes(token[0]) ? part(line, token) : token);
     }
     if (ways.length > 1) fail(line, "a [ is never closed");
     return joined(ways[0][0]);
+  }
+
+  function part(line, token) {                                 // of a reference; the same one for the same words in a plot
+    const again = told.get(token), before = numParts;
+    if (again) { count(again.size); return again.part; }
+    const made = (token[0] === "{" ? mention : choiceOf)(line, readReference(line, token.slice(1, -1)));
+    told.set(token, { part: made, size: numParts - before });
+    return made;
   }
 
   function mention(line, reference) {                          // {hero}, {A hero}, {hero.his}; {His} is of the first of the cast
@@ -141,16 +157,16 @@ function readPlots(text) {
   }
 
   function readPlot({ header, line, body }) {
-    const bar = header.indexOf("|"), told = [], [title, members] = bar < 0 ? [header, ""] : [header.slice(0, bar), header.slice(bar + 1)];
-    [cast, open] = [readCast(lists, line, members), []];
+    const bar = header.indexOf("|"), all = [], [title, members] = bar < 0 ? [header, ""] : [header.slice(0, bar), header.slice(bar + 1)];
+    [cast, open, told] = [readCast(lists, line, members), [], new Map()];
     const drawn = [...cast.values()], sizes = drawn.map(name => lists.get(name).words.length);
     const earlier = drawn.map((name, slot) => range(slot).filter(other => drawn[other] === name));
     let between = "";
     for (const [number, text] of body) {
-      if (text) { told.push(between, ...parts(number, text)); between = " "; }
-      else if (told.length) between = "\n";
+      if (text) { all.push(between, ...parts(number, text)); between = " "; }
+      else if (all.length) between = "\n";
     }
-    return { title: strip(title), slots: [...cast.keys()], sizes, earlier, parts: joined([...told, "\n"]) };
+    return { title: strip(title), slots: [...cast.keys()], lists: drawn, sizes, earlier, parts: joined([...all, "\n"]) };
   }
 
   for (const section of sectionsOf(text)) {
@@ -168,11 +184,12 @@ function readPlots(text) {
 
 // ---- arithmetic
 
-const bitsOf = parts => sumOf(parts, ({ ways }) => ways ? Math.log2(ways.length) + sumOf(ways, bitsOf) / ways.length : 0);
+const bitsOf = once(parts => sumOf(parts, ({ ways }) => ways ? Math.log2(ways.length) + sumOf(ways, bitsOf) / ways.length : 0));
 const castBits = ({ sizes, earlier }) => sumOf(range(sizes.length), slot => Math.log2(sizes[slot] - earlier[slot].length));
 const sizeOf = text => new TextEncoder().encode(text).length;
-const meanSize = parts => sumOf(parts, part => typeof part === "string" ? sizeOf(part)
-  : part.surfaces ? sumOf(part.surfaces, sizeOf) / part.surfaces.length : sumOf(part.ways, meanSize) / part.ways.length);
+const meanOf = once(surfaces => sumOf(surfaces, sizeOf) / surfaces.length);
+const meanSize = once(parts => sumOf(parts, part => typeof part === "string" ? sizeOf(part)
+  : part.surfaces ? meanOf(part.surfaces) : sumOf(part.ways, meanSize) / part.ways.length));
 
 // The slots that every way through `parts` mentions in a form that tells members apart.
 function namedIn(parts) {

@@ -1,15 +1,28 @@
 // lm336/automaton.py and lm336/oracle.py in the page (chapters 31 and 16): what the perfect reader expects next. It reads strings of
-// bytes, U+0000 to U+00FF, as tokens are; members of a cast are the bits of a BigInt.
+// bytes, U+0000 to U+00FF, as tokens are; members of a cast are the bits of a BigInt. Objects that are equal are one, and have a number.
 import { PRETOKEN, bytesOf } from "./tokenizer.js";
 
 const END = -1;                        // the symbol that ends a story; every byte is a symbol, too
-const FIRST = new RegExp(PRETOKEN.source, "yu"), utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-const textOf = data => utf8.decode(Uint8Array.from(data, c => c.charCodeAt())).replace(/\uFFFD+$/u, "");   // half a character waits
-const bytesIn = text => bytesOf(text).join("");
+const FIRST = new RegExp(PRETOKEN.source, "yu"), ASCII = /^[\0-\x7f]*$/, utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+const SPAN = 2 ** 26;                  // more than there are casts
+export const bytesIn = text => ASCII.test(text) ? text : bytesOf(text).join("");
+const textOf = data => ASCII.test(data) ? data
+  : utf8.decode(Uint8Array.from(data, c => c.charCodeAt())).replace(/\uFFFD+$/u, "");   // half a character waits
 
-function bitCount(bits) {
+function known(map, key, make) {
+  let value = map.get(key);
+  if (value === undefined) map.set(key, value = make());
+  return value;
+}
+
+export function bitCount(bits) {
   let count = 0;
-  for (; bits; bits &= bits - 1n) count++;
+  for (; bits; bits >>= 32n) {         // 32 at a time: pairs, then fours, then bytes
+    let word = Number(BigInt.asIntN(32, bits));
+    word -= word >>> 1 & 0x55555555;
+    word = (word & 0x33333333) + (word >>> 2 & 0x33333333);
+    count += Math.imul(word + (word >>> 4) & 0x0f0f0f0f, 0x01010101) >>> 24;
+  }
   return count;
 }
 
@@ -23,9 +36,9 @@ function castings(candidates) {
 }
 
 // The members that each slot of a plot may still have.
-class Cast {
+export class Cast {
   static ids = 0;
-  narrower = new Map();
+  narrower = null;                     // by the slot and who is left, and by a naming; made when the first is there
   id = ++Cast.ids;
 
   constructor(groups, candidates) {    // groups: the slots that draw from the same list
@@ -39,10 +52,15 @@ class Cast {
   }
 
   narrowed(slot, members) {
-    const left = this.candidates[slot] & members, key = `${slot} ${left}`;
+    const left = this.candidates[slot] & members;
     if (left === this.candidates[slot]) return this;
-    if (!this.narrower.has(key)) this.narrower.set(key, new Cast(this.groups, this.candidates.with(slot, left)));
-    return this.narrower.get(key);
+    this.narrower ??= new Map();
+    return known(this.narrower, `${slot} ${left}`, () => new Cast(this.groups, this.candidates.with(slot, left)));
+  }
+
+  after(naming) {
+    this.narrower ??= new Map();
+    return known(this.narrower, naming, () => this.narrowed(naming.slot, naming.members));
   }
 }
 
@@ -57,6 +75,7 @@ class Trie {
     const bits = some => some.reduce((sum, i) => sum | 1n << BigInt(i), 0n), rests = new Set(members.map(i => words[i].slice(depth)));
     this.passing = bits(members);
     this.ending = bits(members.filter(i => words[i].length === depth));
+    [this.numPassing, this.numEnding] = [this.passing, this.ending].map(bitCount);
     if (rests.size === 1) [this.rest] = rests;
     else for (const byte of new Set(members.map(i => words[i].slice(depth, depth + 1)).filter(Boolean)))
       this.children.set(byte.charCodeAt(), new Trie(words, members.filter(i => words[i][depth] === byte), depth + 1));
@@ -69,122 +88,122 @@ export function wordsOf({ surfaces, ways }) {
   return ways.every(way => way.every(part => typeof part === "string")) ? ways.map(way => way.join("")) : null;
 }
 
-// The nodes of a grammar, each made when a text first leads there. A teller is {words: bytes or a trie, slot, place}.
+// The nodes of a grammar, each made when a text first leads there. A teller is at a place, in the middle of words: bytes, or a trie.
 class Automaton {
   ids = 0;
   places = new Map();
   tries = new Map();
   words = new Map();
+  namings = new Map();
   nodes = new Map();
+  stop = { tellers: new Map() };       // the place at which a story ends
+  done = { words: "", slot: null, place: null, id: 0 };   // says nothing any more
 
-  place(parts, index, after) {         // null ends a story
+  place(parts, index, after) {
     if (index === parts.length) return after;
-    const byAfter = this.places.get(parts) ?? new Map(), all = byAfter.get(after) ?? [];
-    this.places.set(parts, byAfter.set(after, all));
-    return all[index] ??= { parts, index, after, id: ++this.ids };
+    const all = known(known(this.places, parts, () => new Map()), after, () => []);
+    return all[index] ??= { parts, index, after, tellers: new Map() };
   }
 
   trie(part) {
-    if (!this.tries.has(part)) {
-      const words = wordsOf(part), key = words?.join("\0");
-      if (words && !this.words.has(key)) this.words.set(key, new Trie(words.map(bytesIn), words.map((_, i) => i)));
-      this.tries.set(part, words && this.words.get(key));
-    }
-    return this.tries.get(part);
+    return known(this.tries, part, () => {
+      const words = wordsOf(part);
+      return words && known(this.words, words.join("\0"), () => new Trie(words.map(bytesIn), words.map((_, i) => i)));
+    });
   }
 
-  node(tellers) {                      // [teller, share] by the teller's key
-    const key = [...tellers].map(([key, [, share]]) => `${key} ${share}`).sort().join("\n");
-    if (!this.nodes.has(key)) {
-      const [[only]] = tellers.values(), certain = tellers.size === 1 && typeof only.words === "string" ? only.words : "";
-      this.nodes.set(key, { tellers: [...tellers.values()], certain, ways: null, id: ++this.ids });
-    }
-    return this.nodes.get(key);
+  teller(words, slot, place) {
+    const key = typeof words === "string" ? words : words.id + SPAN * (slot ?? -1);
+    return known(place.tellers, key, () => ({ words, slot, place, node: null, id: ++this.ids }));
   }
 
-  at(place) {
-    const teller = { words: "", slot: null, place };
-    return this.node(new Map([[keyOf(teller), [teller, 1]]]));
+  told(trie, slot, place) { return trie.rest === null ? this.teller(trie, slot, place) : this.teller(trie.rest, null, place); }
+
+  naming(slot, members) { return known(known(this.namings, slot, () => new Map()), members, () => ({ slot, members })); }
+
+  node(tellers) {                      // [teller, share]
+    const [[{ words }]] = tellers, certain = tellers.length === 1 && typeof words === "string" ? words : "";
+    const make = () => ({ tellers, certain, symbols: null, id: ++this.ids });
+    if (tellers.length === 1) return tellers[0][0].node ??= make();
+    return known(this.nodes, tellers.map(([{ id }, share]) => `${id} ${share}`).sort().join(), make);
   }
 
-  *spell({ words, slot, place }) {     // each next symbol: [symbol, share, namings, teller after it]
-    if (words instanceof Trie) {
-      const drawn = some => slot === null ? [bitCount(some) / bitCount(words.passing), []] : [1, [[slot, some]]];
-      for (const [byte, child] of words.children) yield [byte, ...drawn(child.passing), told(child, slot, place)];
-      if (words.ending) {
-        const [share, named] = drawn(words.ending);
-        for (const [symbol, ofIt, namings, teller] of this.spell({ words: "", slot: null, place }))
-          yield [symbol, share * ofIt, [...named, ...namings], teller];
-      }
-    } else if (words) yield [words.charCodeAt(), 1, [], { words: words.slice(1), slot: null, place }];
-    else if (!place) yield [END, 1, [], { words: DONE, slot: null, place }];
-    else yield* this.spellPart(place);
+  at(place) { return this.node([[this.teller("", null, place), 1]]); }
+
+  // Each next symbol of a teller: say(symbol, share, namings, teller after it).
+  spell({ words, slot, place }, say) {
+    if (words instanceof Trie) this.spellWords(words, slot, place, say);
+    else if (words) say(words.charCodeAt(), 1, [], this.teller(words.slice(1), null, place));
+    else if (place === this.stop) say(END, 1, [], this.done);
+    else if (place) this.spellPart(place, say);
   }
 
-  *spellPart({ parts, index, after }) {
+  spellWords(trie, slot, place, say) {
+    const drawn = (some, size) => slot === null ? [size / trie.numPassing, []] : [1, [this.naming(slot, some)]];
+    for (const [byte, child] of trie.children) say(byte, ...drawn(child.passing, child.numPassing), this.told(child, slot, place));
+    if (!trie.numEnding) return;
+    const [share, named] = drawn(trie.ending, trie.numEnding);
+    this.spell(this.teller("", null, place), (symbol, ofIt, namings, teller) => say(symbol, share * ofIt, [...named, ...namings], teller));
+  }
+
+  spellPart({ parts, index, after }, say) {
     const part = parts[index], next = this.place(parts, index + 1, after);
-    if (typeof part === "string") { yield* this.spell({ words: bytesIn(part), slot: null, place: next }); return; }
+    if (typeof part === "string") return this.spell(this.teller(bytesIn(part), null, next), say);
     const trie = this.trie(part);
-    if (trie) { yield* this.spell(told(trie, part.slot ?? null, next)); return; }
+    if (trie) return this.spell(this.told(trie, part.slot ?? null, next), say);
     for (const way of part.ways)
-      for (const [symbol, share, ...rest] of this.spell({ words: "", slot: null, place: this.place(way, 0, next) }))
-        yield [symbol, share / part.ways.length, ...rest];
+      this.spell(this.teller("", null, this.place(way, 0, next)), (symbol, share, ...rest) => say(symbol, share / part.ways.length, ...rest));
   }
 
-  // Where each next symbol leads: symbol -> [{share, namings, node}]. Tellers that it does not tell apart stay together.
-  ways(node) {
-    if (node.ways) return node.ways;
-    const found = new Map();
-    for (const [teller, weight] of node.tellers) for (const [symbol, share, namings, after] of this.spell(teller)) {
-      const groups = found.get(symbol) ?? new Map(), name = namings.join(" "), key = keyOf(after);
-      const group = groups.get(name) ?? { namings, tellers: new Map() }, [, before] = group.tellers.get(key) ?? [after, 0];
-      group.tellers.set(key, [after, before + weight * share]);
-      found.set(symbol, groups.set(name, group));
-    }
-    node.ways = new Map([...found].map(([symbol, groups]) => [symbol, [...groups.values()].map(({ namings, tellers }) => {
-      const total = [...tellers.values()].reduce((sum, [, share]) => sum + share, 0);
-      for (const [key, [teller, share]] of tellers) tellers.set(key, [teller, share / total]);
-      return { share: total, namings, node: this.node(tellers) };
-    })]));
-    return node.ways;
+  // What may come next: symbol -> groups of tellers that it does not tell apart, each {share, namings, tellers}.
+  symbols(node) {
+    if (node.symbols) return node.symbols;
+    node.symbols = new Map();
+    for (const [teller, weight] of node.tellers) this.spell(teller, (symbol, share, namings, after) => {
+      const groups = known(node.symbols, symbol, () => []), same = ({ length }) => length === namings.length;
+      let group = groups.find(other => same(other.namings) && other.namings.every((naming, i) => naming === namings[i]));
+      if (!group) groups.push(group = { share: 0, namings, tellers: [], node: null });
+      const pair = group.tellers.find(([teller]) => teller === after);
+      group.share += weight * share;
+      if (pair) pair[1] += weight * share;
+      else group.tellers.push([after, weight * share]);
+    });
+    return node.symbols;
+  }
+
+  // Where a group leads.
+  after(group) {
+    return group.node ??= this.node(group.tellers.map(([teller, share]) => [teller, share / group.share]));
   }
 }
 
-const DONE = new Trie([], []);         // says nothing any more
-const told = (trie, slot, place) => trie.rest === null ? { words: trie, slot, place } : { words: trie.rest, slot: null, place };
-const keyOf = ({ words, slot, place }) => `${typeof words === "string" ? `"${words}"` : words.id} ${slot} ${place?.id ?? 0}`;
-
-// A belief: states {node, cast, mass} by their key.
-function add(belief, node, cast, mass) {
-  const key = `${node.id} ${cast.id}`, state = belief.get(key);
-  if (state) state.mass += mass;
-  else belief.set(key, { node, cast, mass });
-  return belief;
-}
-const massOf = belief => [...belief.values()].reduce((sum, { mass }) => sum + mass, 0);
+const massOf = belief => belief.reduce((sum, { mass }) => sum + mass, 0);   // a belief: states {node, cast, mass}
 
 export class StoryReader {
   ids = [];                            // the tokens read
+  bits = [];                           // their surprise
 
   constructor(grammar, tokenizer) {    // as in grammar.js and tokenizer.js
+    if (tokenizer.endOfText === undefined) throw new Error("the tokenizer needs <|endoftext|> among its special tokens: it ends a story");
     Object.assign(this, { tokenizer, automaton: new Automaton(), known: new Map() });
-    const belief = new Map();
-    for (const plot of grammar.plots)
-      add(belief, this.automaton.at(this.automaton.place(plot.parts, 0, null)), Cast.of(plot), 1 / grammar.plots.length);
-    this.start = this.hypotheses = [{ due: [], data: "", belief }];
+    const { automaton } = this, belief = grammar.plots.map(plot =>
+      ({ node: automaton.at(automaton.place(plot.parts, 0, automaton.stop)), cast: Cast.of(plot), mass: 1 / grammar.plots.length }));
+    this.start = [{ due: [], data: "", belief }];
+    this.hypotheses = [this.start];    // after each token
   }
 
-  // Begin anew.
-  reset() {
-    this.ids = [];
-    this.hypotheses = this.start;
+  // Forget what these ids do not begin with: read on from ids[reader.ids.length].
+  rewind(ids) {
+    let same = 0;
+    while (same < this.ids.length && this.ids[same] === ids[same]) same++;
+    this.ids.length = this.bits.length = same;
+    this.hypotheses.length = same + 1;
   }
 
   // The next token's distribution: a Map from id to probability.
   expected() {
-    this.hypotheses = this.due();
-    const found = new Map();
-    for (const { due: [id], belief } of this.hypotheses) found.set(id, (found.get(id) ?? 0) + massOf(belief));
+    const found = new Map(), all = this.hypotheses[this.ids.length] = this.due();
+    for (const { due: [id], belief } of all) found.set(id, (found.get(id) ?? 0) + massOf(belief));
     return found;
   }
 
@@ -193,56 +212,59 @@ export class StoryReader {
     const left = this.due(id).filter(({ due }) => due[0] === id), total = left.reduce((sum, { belief }) => sum + massOf(belief), 0);
     if (!left.length) return Infinity;
     this.ids.push(id);
-    this.hypotheses = id === this.tokenizer.endOfText ? this.start : left.map(({ due, data, belief }) => ({
-      due: due.slice(1), data, belief: new Map([...belief].map(([key, state]) => [key, { ...state, mass: state.mass / total }])) }));
-    return Math.max(0, -Math.log2(total));
+    this.bits.push(Math.max(0, -Math.log2(total)));
+    this.hypotheses.push(id === this.tokenizer.endOfText ? this.start : left.map(({ due, data, belief }) =>
+      ({ due: due.slice(1), data, belief: belief.map(state => ({ ...state, mass: state.mass / total })) })));
+    return this.bits.at(-1);
   }
 
   // The hypotheses, continued so that each has a next token; if one token is asked for, only as far as it goes.
   due(id) {
-    const begins = id === undefined ? "" : id === this.tokenizer.endOfText ? null : this.tokenizer.vocab[id];
-    return this.hypotheses.flatMap(one => one.due.length ? [one] : [...this.pretokens(one, begins)]);
+    const begins = id === undefined ? "" : id === this.tokenizer.endOfText ? null : this.tokenizer.vocab[id], found = [];
+    for (const one of this.hypotheses[this.ids.length])
+      if (one.due.length) found.push(one);
+      else this.pretokens(one, begins, found);
+    return found;
   }
 
-  // Every pre-token that may come, with the text that had to be read to settle it. begins: its first bytes, null for the end.
-  *pretokens({ data, belief }, begins) {
+  // Every pre-token that may come, with the text that had to be read to settle it, into `found`. begins: its first bytes, null for the end.
+  pretokens({ data, belief }, begins, found) {
     const waiting = [[data, belief]];
     while (waiting.length) {
       const [data, belief] = waiting.pop();
       if (begins === null ? data : !(data.startsWith(begins) || begins.startsWith(data))) continue;
       const text = textOf(data), pretoken = settled(text);
-      if (pretoken) { yield { due: this.encode(pretoken), data: data.slice(bytesIn(pretoken).length), belief }; continue; }
-      const [only] = belief.size === 1 ? belief.values() : [];
-      if (only?.node.certain) {
-        const [[{ place }]] = only.node.tellers;
-        waiting.push([data + only.node.certain, add(new Map(), this.automaton.at(place), only.cast, only.mass)]);
+      if (pretoken) { found.push({ due: this.encode(pretoken), data: data.slice(bytesIn(pretoken).length), belief }); continue; }
+      if (belief.length === 1 && belief[0].node.certain) {
+        const [{ node, cast, mass }] = belief, [[{ place }]] = node.tellers;
+        waiting.push([data + node.certain, [{ node: this.automaton.at(place), cast, mass }]]);
         continue;
       }
       const symbol = begins === null ? END : begins.length > data.length ? begins.charCodeAt(data.length) : undefined;
       for (const [next, after] of this.step(belief, symbol))
-        if (next === END) yield { due: [...this.tokenizer.encode(text), this.tokenizer.endOfText], data: "", belief: after };
+        if (next === END) found.push({ due: [...this.tokenizer.encode(text), this.tokenizer.endOfText], data: "", belief: after });
         else waiting.push([data + String.fromCharCode(next), after]);
     }
   }
 
   // All ways to go on: symbol -> belief, whose sum is the symbol's probability.
   step(belief, only) {
-    const found = new Map();
-    for (const { node, cast, mass } of belief.values())
-      for (const [symbol, ways] of this.automaton.ways(node)) {
-        if (only !== undefined && symbol !== only) continue;
-        for (const { share, namings, node: after } of ways) {
-          const left = namings.reduce((left, [slot, members]) => left.narrowed(slot, members), cast);
-          if (left.count) found.set(symbol, add(found.get(symbol) ?? new Map(), after, left, mass * share * left.count / cast.count));
+    const { automaton } = this, found = new Map();
+    for (const { node, cast, mass } of belief) {
+      const symbols = automaton.symbols(node);
+      for (const symbol of only === undefined ? symbols.keys() : [only])
+        for (const group of symbols.get(symbol) ?? []) {
+          let left = cast;
+          for (const naming of group.namings) left = left.after(naming);
+          if (!left.count) continue;
+          const after = automaton.after(group), states = known(found, symbol, () => new Map());
+          known(states, after.id * SPAN + left.id, () => ({ node: after, cast: left, mass: 0 })).mass += mass * group.share * left.count / cast.count;
         }
-      }
-    return found;
+    }
+    return new Map([...found].map(([symbol, states]) => [symbol, [...states.values()]]));
   }
 
-  encode(pretoken) {
-    if (!this.known.has(pretoken)) this.known.set(pretoken, this.tokenizer.encode(pretoken));
-    return this.known.get(pretoken);
-  }
+  encode(pretoken) { return known(this.known, pretoken, () => this.tokenizer.encode(pretoken)); }
 }
 
 // A text's first pre-token, if nothing that follows can change it.
