@@ -58,7 +58,7 @@ function bars(logits, request, seen, drawn) {
 
 async function look(request, say, mine) {
   const ids = await read(request, mine);
-  if (ids) say({ type: "bars", bars: bars(model.read(ids), request, new Set(ids)) });
+  if (ids) say({ type: "bars", bars: bars(model.read(ids), request, new Set(ids), request.drawn) });
 }
 
 // Each token of a text, with what the model expected in its place.
