@@ -154,6 +154,15 @@ export class PlainKernels {
     return nats;
   }
 
+  // ln of the sum of exp of n numbers, which become exp(x - top)
+  logSum(x, n) {
+    const F = this.floats;
+    let top = F[x], sum = 0;
+    for (let i = 1; i < n; i++) top = Math.max(top, F[x + i]);
+    for (let i = 0; i < n; i++) sum += F[x + i] = Math.exp(F[x + i] - top);
+    return top + Math.log(sum);
+  }
+
   sumOfSquares(x, n) {
     let sum = 0;
     for (let i = x; i < x + n; i++) sum += this.floats[i] * this.floats[i];
