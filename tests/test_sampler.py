@@ -128,6 +128,18 @@ def test_the_bars_are_for_the_next_token(page, site, model):
     wait_for_shares(page, expected_bars(model, "Twice", temperature=0.4))
 
 
+def test_a_slider_leaves_the_chosen_token_in_sight(page, site):
+    "Also where the settings cut it off."
+    shorter(site, 20)
+    tokens = tell(page, site, prompt=PROMPT, seed=3)
+    options(page).nth(20).click()
+    for top_k in (3, 1):
+        page.fill("[name=top_k]", str(top_k))
+        rows = "document.querySelectorAll('.bars li').length"
+        page.wait_for_function(f"[{top_k}, {top_k + 1}].includes({rows})")
+        assert page.locator(".bars .best code").all_text_contents() == [tokens[20]]
+
+
 def test_any_token_says_what_it_cost(page, site, model):
     "By click, and by arrows; also in the prompt. Escape lets go."
     shorter(site)
