@@ -25,7 +25,7 @@ function workerModel(folder, recording) {   // the same, and its messages are an
     send(message) {
       if (!worker) {
         worker = new Worker(here("worker.js"), { type: "module" });
-        worker.onmessage = ({ data }) => hear(data);
+        worker.onmessage = ({ data }) => [data].flat().forEach(answer => hear(answer));
         worker.onerror = () => { worker = null; fail(); };
       }
       worker.postMessage(message.type === "load" ? { ...message, url: folder } : message);

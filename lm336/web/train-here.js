@@ -17,6 +17,8 @@ const HTML = `
     ${choice("width", "Width", [32, 48, 64, 96, 128], 64)}${choice("layers", "Layers", [1, 2, 3, 4], 2)}${choice("heads", "Heads", [1, 2, 4, 8], 4)}
     ${choice("steps", "Steps", [100, 200, 400, 800, 1600, 3200], 800)}
     ${tick("rope", "RoPE: the words have an order")}${tick("mask", "Mask: no word sees the next")}
+    <label class="wide">Go on with a model of yours: config.json, tokenizer.json and model.safetensors
+      <input name="files" type="file" multiple accept=".json,.safetensors"></label>
     <div class="actions"><button type="submit"></button><button type="button" class="quiet" name="one">One step</button>
       <button type="button" class="quiet" name="again">Reset</button><button type="button" class="quiet" name="save">Download the model</button></div>
     <p class="status now" role="status"></p>
@@ -62,25 +64,32 @@ function draw(picture, points, floor, last) {
 export function render({ model, el }) {
   const $ = panel(el, "train-here", HTML), form = $("form"), fields = form.elements, list = $(".tokens"), still = matchMedia("(prefers-reduced-motion: reduce)");
   const tags = { run: 0, grammar: 0 }, tag = kind => `${kind} ${tags[kind]}`;   // what is older is not listened to
+  const aside = () => `aside ${tags.run}`;                     // of questions to the run: an error leaves it as it is
   let worker = null, state = "asleep";
   let about = null, waiting = null;                            // what is known of the grammar; the text about which an answer is due
-  let points = [], progress = null, speed = SPEED, heard = -Infinity, told = -Infinity;   // heard: when a sample was asked for last; told: when the status was
+  let points = [], progress = null, parameters = 0, speed = SPEED, heard = -Infinity, told = -Infinity;   // heard: when a sample was asked for last; told: when the status was
   let words = [], place = 2;
 
   function send(message) {
     if (!worker) {
       const source = model.get("worker");
       worker = new Worker(source ? URL.createObjectURL(new Blob([source], { type: "text/javascript" })) : new URL("train-worker.js", import.meta.url), { type: "module" });
-      worker.onmessage = ({ data }) => { if ([tag("run"), tag("grammar")].includes(data.tag)) answers[data.type]?.(data); };
-      worker.onerror = () => { worker = null; become("asleep", "The program that trains could not be loaded. Is the network there?"); };
+      worker.onmessage = ({ data }) => { if ([tag("run"), tag("grammar"), aside()].includes(data.tag)) answers[data.type]?.(data); };
+      worker.onerror = fail;
     }
     worker.postMessage({ tag: tag("run"), ...message });
+  }
+
+  function fail() {                    // whatever comes next tries it again
+    worker.terminate();
+    worker = waiting = null;
+    become("asleep", "The program that trains could not be loaded. Is the network there?");
   }
 
   function become(next, sentence) {
     state = next;
     $("[type=submit]").textContent = STATES[state];
-    const ready = about && !about.problem;
+    const ready = about && !about.problem && waiting === null;
     for (const button of [$("[type=submit]"), fields.one]) button.disabled = !ready;
     fields.again.disabled = fields.save.disabled = state === "asleep";
     if (sentence !== undefined) $(".now").textContent = sentence;
@@ -92,6 +101,7 @@ export function render({ model, el }) {
     if (waiting !== null) return;
     waiting = fields.grammar.value;
     tags.grammar++;
+    become(state);
     send({ type: "grammar", text: waiting, tag: tag("grammar") });
   }
 
@@ -100,8 +110,7 @@ export function render({ model, el }) {
     waiting = null;
     if (stale) return ask();
     about = next;
-    $(".about").textContent = about ? describe() : mistake;
-    $(".about").classList.toggle("wrong", !about || about.problem !== "");
+    describe(mistake);
     fields.grammar.setAttribute("aria-invalid", !about);
     become(state);
     if (!about) return;
@@ -115,12 +124,18 @@ export function render({ model, el }) {
     return +fields.layers.value * (4 * width ** 2 + 3 * width * hidden) + (about.words + 2) * width;
   }
 
-  function describe() {
+  function describe(mistake) {
+    const few = about?.stepsToLearn > +fields.steps.value;
+    $(".about").textContent = about ? `${facts()}${few ? ` The ${whole(fields.steps.value)} steps chosen are too few for that.` : ""}` : mistake;
+    $(".about").classList.toggle("wrong", !about || about.problem !== "" || few);
+  }
+
+  function facts() {
     const { entropyBits, bitsPerByte, words, longest, stepsToLearn, problem } = about, seconds = stepsToLearn * BATCH * longest * PER_WEIGHT * size() / speed;
-    const facts = `${entropyBits.toFixed(3)} bits per story, ${bitsPerByte.toFixed(4)} per byte.`;
-    if (problem) return `${facts} ${problem}`;
+    const bits = `${entropyBits.toFixed(3)} bits per story, ${bitsPerByte.toFixed(4)} per byte.`;
+    if (problem) return `${bits} ${problem}`;
     const rich = seconds > 30 ? "This is too rich for half a minute: it" : "It";
-    return `${facts} ${words} words, stories of up to ${longest}. ${rich} takes about ${whole(stepsToLearn)} steps, ${duration(seconds)}, to come within 5 % of the entropy.`;
+    return `${bits} ${words} words, stories of up to ${longest}. ${rich} takes about ${whole(stepsToLearn)} steps, ${duration(seconds)}, to come within 5 % of the entropy.`;
   }
 
   // ---- the run
@@ -136,6 +151,14 @@ export function render({ model, el }) {
     become(paused ? "paused" : "running", "Training begins");
   }
 
+  async function take() {              // a model's folder, which goes on to learn
+    const files = Object.fromEntries(await Promise.all(Array.from(fields.files.files, async file => [file.name, await file.arrayBuffer()])));
+    fields.files.value = "";
+    forget();
+    send({ type: "load", ...settings(), files, paused: true });
+    become("paused", "Your model: go on, or take one step.");
+  }
+
   function forget() {                  // what was learned
     if (state !== "asleep") send({ type: "pause" });
     tags.run++;
@@ -149,18 +172,22 @@ export function render({ model, el }) {
 
   function listen() {                  // to the model: a story, and what it believes
     heard = performance.now();
-    send({ type: "sample" });
+    send({ type: "sample", tag: aside() });
     probe();
   }
 
   function probe() {
-    if (state !== "asleep") send({ type: "probe", prompt: words.slice(0, place).join(""), count: 8 });
+    if (state !== "asleep") send({ type: "probe", prompt: words.slice(0, place).join(""), count: 8, tag: aside() });
+  }
+
+  function standing() {                // how far from the line
+    const above = progress?.above;
+    return !Number.isFinite(above) ? "–" : above < 0 ? `${percent(-above)} below` : `${percent(above)} above`;
   }
 
   function show() {
-    const floor = about.entropyBits, { step = 0, max_steps = 0, above, tokens = 0, tokensPerSecond, secondsLeft } = progress ?? {};
+    const floor = about.entropyBits, { step = 0, max_steps = 0, tokens = 0, tokensPerSecond, secondsLeft } = progress ?? {}, where = standing();
     if (floor) draw($(".chart"), points, floor, max_steps || +fields.steps.value);
-    const where = !Number.isFinite(above) ? "–" : above < 0 ? `${percent(-above)} below` : `${percent(above)} above`;
     $(".chart").setAttribute("aria-label", points.length ? `After ${whole(step)} steps the loss is ${points.at(-1)[1].toFixed(1)} bits per story, ${where} the entropy of ${floor.toFixed(1)}.`
       : `No steps yet; the entropy is ${floor.toFixed(1)} bits per story.`);
     const numbers = { "from the line": where, "steps": max_steps ? `${whole(step)} of ${whole(max_steps)}` : whole(step), "words read": whole(tokens),
@@ -171,7 +198,6 @@ export function render({ model, el }) {
       [both.firstChild.textContent, both.lastChild.textContent] = [name, value];
       return both;
     }));
-    return where;
   }
 
   const below = () => `Alarm: the loss is below the entropy, where no honest model can be. ${fields.mask.checked ? "Either the mask was off, or this is a bug."
@@ -179,18 +205,23 @@ export function render({ model, el }) {
 
   const answers = {
     grammar: know,
+    ready(answer) {
+      parameters = answer.parameters;
+      listen();
+    },
     progress(next) {
       progress = next;
       for (const [step, bits, truth] of next.losses) points.push([step, about.entropyBits + bits - truth]);
-      if (next.tokensPerSecond) speed = next.tokensPerSecond * PER_WEIGHT * size();
-      const where = show(), alarm = next.above < -0.03 ? below() : "";
+      if (next.tokensPerSecond) speed = next.tokensPerSecond * PER_WEIGHT * (parameters || size());
+      const alarm = next.above < -0.03 ? below() : "";
       if ($(".alarm").textContent !== alarm) $(".alarm").textContent = alarm;
-      const now = performance.now(), changed = next.running !== (state === "running");
+      const now = performance.now(), changed = next.running !== (state === "running"), due = !next.running || now - heard > (still.matches ? 5000 : 1000);
       if (now - told > 10_000 || changed || next.finished) {
         told = now;
-        become(next.finished ? "finished" : next.running ? "running" : "paused", `${next.finished ? "Done" : next.running ? "Training" : "Paused"}: after ${whole(next.step)} steps ${where} the line.`);
+        become(next.finished ? "finished" : next.running ? "running" : "paused", `${next.finished ? "Done" : next.running ? "Training" : "Paused"}: after ${whole(next.step)} steps ${standing()} the line.`);
       }
-      if (!next.running || now - heard > (still.matches ? 5000 : 1000)) listen();
+      if (due || !still.matches) show();
+      if (due) listen();
     },
     sample({ text }) { $(".text").textContent = text; },
     probe: showBeliefs,
@@ -202,8 +233,9 @@ export function render({ model, el }) {
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     },
     error(answer) {
+      told = performance.now();
       if (answer.tag === tag("grammar")) know(null, answer.message);
-      else become(state === "running" ? "paused" : state, answer.message);
+      else become(answer.tag === aside() ? state : progress ? "finished" : "asleep", answer.message);
     },
   };
 
@@ -265,8 +297,9 @@ export function render({ model, el }) {
     send({ type: "step" });
   };
   fields.again.onclick = forget;
-  fields.save.onclick = () => send({ type: "download" });
+  fields.save.onclick = () => send({ type: "download", tag: aside() });
   form.oninput = ({ target: { name } }) => {
+    if (name === "files") return take();
     if (name === "example") fields.grammar.value = GRAMMARS[fields.example.value] ?? "";
     if (name === "grammar") nameExample();
     if (name === "rate") label();
@@ -276,7 +309,7 @@ export function render({ model, el }) {
       model.save_changes();
       ask();
     } else if (about) {
-      $(".about").textContent = describe();
+      describe();
       show();
     }
     if (state !== "asleep") send({ type: "settings", learning_rate: settings().learning_rate, rope: fields.rope.checked, mask: fields.mask.checked });
