@@ -70,7 +70,7 @@ export class PlainKernels {
     }
   }
 
-  // From the gradient dy of its result: dw += dy x r; dx += r (w dy - x r^2 mean(w dy x)), since r hangs on every x of the row.
+  // From the gradient dy of its result: dw += dy x r; dx += r (w dy - x r^2 mean(w dy x)), since r depends on every x of the row.
   normBack(dx, dw, dy, x, r, w, n, d) {
     const F = this.floats;
     for (let row = 0; row < n; row++, x += d, dx += d, dy += d) {

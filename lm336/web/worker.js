@@ -65,7 +65,7 @@ const known = logits => logits.subarray(0, tokenizer.vocab.length);
 
 async function look(request, say, mine) {
   const ids = await read(request, mine);
-  if (ids) say({ type: "bars", bars: bars(shortlist(known(model.read(ids)), samplingConfig(request), new Set(ids)), request) });
+  if (ids) say({ type: "bars", bars: bars(shortlist(known(model.read(ids)), samplingConfig(request), new Set(ids)), request, request.drawn) });
 }
 
 // Each token of a text, with what the model expected in its place.
