@@ -57,7 +57,7 @@ __all__ = [
     "verdicts",
 ]
 
-BUDGET = 4e12  # FLOPs of a run: a minute or two on two cores
+BUDGET = 4e12  # FLOPs of a run: one to two minutes on two cores
 BATCH_SIZE = 8  # windows in an update
 SEEDS = (1, 2, 3)  # of the runs that count
 TUNING_SEED = 0  # of the runs that find the learning rate
