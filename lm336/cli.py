@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'COMMANDS', 'begin_run', 'resume_run', 'lm336_train_tokenizer', 'PresetFields', 'lm336_pretrain',
-           'lm336_evaluate', 'lm336_generate', 'lm336_demo', 'lm336_web', 'lm336_experiment', 'main']
+           'lm336_evaluate', 'lm336_generate', 'lm336_demo', 'lm336_web', 'lm336_experiment', 'lm336_speedrun', 'main']
 
 # %% ../nbs/22_cli.ipynb #a26c7669
 import argparse
@@ -692,6 +692,16 @@ def lm336_experiment(
 
     run_experiment(name, data, scale, seeds, log)
 
+# %% ../nbs/22_cli.ipynb #22a0e001
+def lm336_speedrun(
+    recipe: str = "all",  # demo, muon, wsd, ...; all: each alone, then the best together
+    log: str = "speedrun.jsonl",  # gets a line for each run; those it has are kept
+):
+    "Compare training recipes at one cost in FLOPs: chapter 18's table, and how it is made."
+    from lm336.speedrun import run_speedrun
+
+    print(run_speedrun(recipe, log))
+
 # %% ../nbs/22_cli.ipynb #c2debf63
 _METAVARS = {int: "N", float: "X"}  # what stands for a value in --help; else the option's name
 
@@ -789,6 +799,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": lm336_generate,
     "web": lm336_web,
     "experiment": lm336_experiment,
+    "speedrun": lm336_speedrun,
 }
 
 # %% ../nbs/22_cli.ipynb #c415cafb
@@ -814,7 +825,7 @@ def _after_interrupt(
     values: dict[str, Any],  # of its options
 ) -> str:
     "What to type after Ctrl-C."
-    if command in ("demo", "experiment"):
+    if command in ("demo", "experiment", "speedrun"):
         return "interrupted; the same command goes on"
     if command != "pretrain":
         return "interrupted"
