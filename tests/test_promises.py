@@ -32,6 +32,7 @@ OPTIONS = {
     "generate": "--prompt --max_new_tokens --temperature --top_k --top_p --seed --device",
     "web": "--out --overwrite",
     "experiment": "--data --scale --seeds --log",
+    "speedrun": "--recipe --log",
 }
 ARGUMENTS = {"evaluate": "run", "generate": "run", "web": "run", "experiment": "name"}
 
