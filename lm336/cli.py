@@ -388,6 +388,15 @@ def resume_run(
             _forget_weights(folder)
         return _train_and_evaluate(trainer)
 
+# %% ../nbs/22_cli.ipynb #789bc930
+def _goes_on(
+    folder: Path,  # of a run
+) -> str | None:  # None before its first checkpoint
+    "The command that goes on with a run."
+    if not any(folder.glob("checkpoints/step_*.safetensors")):
+        return None
+    return f"lm336_pretrain --resume --out {shlex.quote(str(folder))}"
+
 # %% ../nbs/22_cli.ipynb #15dd4211
 def _print_score(
     score: "Evaluation",
@@ -600,7 +609,8 @@ def _resume_demo(
     "`InputError` for another run, which goes by steps, and for a demo without a checkpoint."
     from lm336.run_folder import read_run
 
-    if not any(folder.glob("checkpoints/step_*.safetensors")):
+    again = _goes_on(folder)
+    if again is None:
         raise InputError(
             f"{folder} holds a model but no checkpoint to continue from: "
             "give another --out, or --overwrite"
@@ -608,8 +618,7 @@ def _resume_demo(
     seconds = read_run(folder)["training"].get("train_seconds")
     if seconds is None:
         raise InputError(
-            f"{folder} holds another run, not yet ended: "
-            f"lm336_pretrain --resume --out {shlex.quote(str(folder))} goes on with it; "
+            f"{folder} holds another run, not yet ended: {again} goes on with it; "
             "give another --out, or --overwrite"
         )
     minutes = seconds / 60
@@ -820,8 +829,8 @@ def _after_interrupt(
         return "interrupted; the same command goes on"
     if command != "pretrain":
         return "interrupted"
-    if any(Path(values["out"]).glob("checkpoints/step_*.safetensors")):
-        again = f"lm336_pretrain --resume --out {shlex.quote(values['out'])}"
+    again = _goes_on(Path(values["out"]))
+    if again is not None:
         return f"interrupted; {again} goes on from the last checkpoint"
     return "interrupted before the first checkpoint; the same command begins again"
 
