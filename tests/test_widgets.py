@@ -44,7 +44,7 @@ WIDGETS = dict(
     attention="model",
     schedule=None,
     learn="model/learn.json",
-    **{"train-here": None},
+    **{"train-here": None, "oracle-view": "model"},
 )
 
 
@@ -820,7 +820,7 @@ def open_all(page, site, scheme):
     page.wait_for_selector(".lm336-attention [role=option]")
     page.click("text=Merge s + t")
     page.click("text=One step")
-    page.wait_for_selector(".beliefs li")
+    page.wait_for_selector(".pairs li")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
