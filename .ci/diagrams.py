@@ -10,6 +10,9 @@ import sys
 from html import escape
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))
+import house  # noqa: E402
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "nbs/pictures"
 WIDTH = 440  # units; the text is at least 12.5 of them, so 10 pixels on a telephone
@@ -147,6 +150,17 @@ class Picture:
         corners += ((back[0] - 2 * dx + 4 * dy, back[1] - 2 * dy - 4 * dx),)
         path = " ".join(f"{shown(x)},{shown(y)}" for x, y in corners)
         self.add("polygon", points=path, kind=f"full {hue}")
+
+    def arc(self, x, y, end, reach, hue="soft", dashes="") -> None:
+        "Half an ellipse from (x, y) to (x, end), reach wide, with a head at its end."
+        side = math.copysign(1, reach)
+        turn = int((end > y) == (reach > 0))
+        size = f"{shown(abs(reach))} {shown(abs(end - y) / 2)}"
+        path = f"M{shown(x)} {shown(y)}A{size} 0 0 {turn} {shown(x)} {shown(end)}"
+        self.add("path", d=path, kind=f"stroke thin {hue}", stroke_dasharray=dashes)
+        corners = ((x, end), (x + 6 * side, end - 3), (x + 6 * side, end + 3))
+        points = " ".join(f"{shown(x)},{shown(y)}" for x, y in corners)
+        self.add("polygon", points=points, kind=f"full {hue}")
 
     def bracket(self, x, end, y, words="", hue="soft", up=False, say="small said") -> None:
         "A bracket from x to end, open towards what it holds; its words beyond."
@@ -1010,6 +1024,61 @@ def matmul_backward() -> Picture:
     return p
 
 
+def needed(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
+    "Of the arrows from a module to others, those to where no longer way leads."
+    beyond: dict[str, set[str]] = {}  # module -> what is reached from it in two steps or more
+    for module in house.modules():
+        steps = [arrows[other] | beyond[other] for other in arrows[module]]
+        beyond[module] = set().union(*steps)
+    return {module: there - beyond[module] for module, there in arrows.items()}
+
+
+def modules() -> Picture:
+    rooms = {
+        "The ground": (house.FOUNDATION, "soft"),
+        "The main line": (house.MAIN_LINE, "teal"),
+        "Under the hood": (house.UNDER_THE_HOOD, "warm"),
+        "Understand, share": (house.BEHIND, "violet"),
+    }
+    place, hues, headings, y = {}, {}, {}, 80.0
+    for room, (names, hue) in rooms.items():
+        headings[room] = y
+        for module in house.modules(names):
+            y += 18
+            place[module], hues[module] = y, hue
+        y += 30
+    found = {name: {other for other, _ in house.imports(house.tree(name))} for name in place}
+    back = {a: {b for b in there if place[b] < place[a]} for a, there in found.items()}
+    doors = [(a, b) for a, there in found.items() for b in there - back[a]]
+    p = Picture(
+        "modules",
+        y,
+        "The modules of lm336, and which imports which",
+        f"A column of {len(place)} modules in four rooms, from errors at the top to cli at "
+        "the foot. Arrows on the right lead from each module up to those that it imports; "
+        f"where a longer way leads there, none is drawn. {len(doors)} dashed arrows on the "
+        "left lead down, to what a function imports when it is called.",
+    )
+    left, right = 90, 230
+    p.left(8, 24, "An arrow leads to what is imported.", "small quiet")
+    p.left(8, 41, "None stands where a longer way leads there, too.", "small quiet")
+    p.left(8, 58, "Dashed: to a later one, by a function when it is called.", "small quiet")
+    for room, above in headings.items():
+        p.left(left, above + 2, room, f"small strong said {rooms[room][1]}")
+    for module, below in place.items():
+        p.box(left, below - 8, right - left, 16, hue=hues[module], round=3)
+        p.left(left + 5, below + 4.5, module, "code")
+    tall = max(place.values()) - min(place.values())
+    for a, there in needed(back).items():
+        for b in sorted(there, key=place.__getitem__):
+            reach = 8 + 192 * ((place[a] - place[b]) / tall) ** 0.7
+            p.arc(right, place[a], place[b], reach, hues[a])
+    for a, b in sorted(doors, key=lambda pair: [place[name] for name in pair]):
+        reach = 8 + 76 * ((place[b] - place[a]) / tall) ** 0.7
+        p.arc(left, place[a], place[b], -reach, hues[a], "4 3")
+    return p
+
+
 DIAGRAMS = {
     "tour": tour,
     "bpe-merges": bpe_merges,
@@ -1024,6 +1093,7 @@ DIAGRAMS = {
     "sampling-cuts": sampling_cuts,
     "backward-chain": backward_chain,
     "matmul-backward": matmul_backward,
+    "modules": modules,
 }
 
 

@@ -37,64 +37,12 @@ from lm336.interop import to_web
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig, parameter_count
 
-MINUTES = {"full": 5, "quick": 2}
+MINUTES = {"full": 5, "quick": 1}
 HERE = Path(__file__).resolve().parent
 JAX = "@jax-js/jax@0.1.25"
 DEMO = TransformerConfig(
     4096, context_length=512, d_model=160, num_layers=4, num_heads=5, tie_embeddings=True
 )
-
-# Runs in the page: load once, generate again and again. Also: the longest time that the page's
-# own thread was kept from a timer of 10 ms, and the time from a cancel to the answer.
-MEASURE = """async ({ tokens, repeats }) => {
-  const worker = new Worker("worker.js", { type: "module" });
-  const ask = (message, until, each = () => {}) => new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => {
-      if (data.type === "error") reject(data.message);
-      else if (data.type === until) resolve(data);
-      else each(data);
-    };
-    worker.postMessage(message);
-  });
-  const start = performance.now();
-  await ask({ type: "load", url: new URL(".", location.href).href }, "ready");
-  const seconds = (performance.now() - start) / 1000;
-  const result = {
-    load_seconds: seconds, longest_stall_ms: 0,
-    tokens_per_second: [], tokens: [], cancel_ms: [],
-  };
-  let last = performance.now();
-  const timer = setInterval(() => {
-    const now = performance.now();
-    result.longest_stall_ms = Math.max(result.longest_stall_ms, now - last - 10);
-    last = now;
-  }, 10);
-  const prompt = "Once upon a time";
-  const sampling = { temperature: 0.8, top_k: 40 };
-  const request = { type: "generate", prompt, max_new_tokens: tokens, ...sampling };
-  await ask({ ...request, seed: 0 }, "done");
-  for (let seed = 1; seed <= repeats; seed++) {
-    const done = await ask({ ...request, seed }, "done");
-    console.log(`text ${seed} of ${repeats}: ${Math.round(done.tokensPerSecond)} tokens/s`);
-    result.tokens_per_second.push(done.tokensPerSecond);
-    result.tokens.push(done.tokens);
-  }
-  for (let seed = 1; seed <= repeats; seed++) {
-    let asked = 0, count = 0;
-    const cancel = () => {
-      count += 1;
-      if (count === 20) {
-        asked = performance.now();
-        worker.postMessage({ type: "cancel" });
-      }
-    };
-    await ask({ ...request, seed }, "done", cancel);
-    result.cancel_ms.push(performance.now() - asked);
-  }
-  clearInterval(timer);
-  return result;
-}"""
-
 
 class QuietHandler(SimpleHTTPRequestHandler):
     "Serves files, and prints no line for each."
@@ -156,18 +104,28 @@ def jax_js(folder):
     return None
 
 
+def add_modules(folder):
+    "The modules that measure, beside those of a page."
+    for module in HERE.glob("browser_*.js"):
+        shutil.copy(module, folder)
+
+
+def call(page, module, name, *given):
+    "What a function of a module finds in the page."
+    code = """async ({ module, name, given }) =>
+        (await import(new URL(module, location.href)))[name](...given)"""
+    return page.evaluate(code, dict(module=module, name=name, given=given))
+
+
 def measure_training(folder, args):
     "Seeds, steps in WebAssembly and in JavaScript, jax-js: what browser_training.js finds."
     shutil.copytree(common.ROOT / "lm336/web", folder)
-    for module in HERE.glob("browser_*.js"):
-        shutil.copy(module, folder)
+    add_modules(folder)
     (folder / "empty.html").write_text("<!doctype html><title>Training</title>")
     address = jax_js(folder)
-    call = """async ({ name, given }) =>
-        (await import(new URL("browser_training.js", location.href)))[name](...given)"""
 
     def ask(name, *given):
-        found = page.evaluate(call, dict(name=name, given=given))
+        found = call(page, "browser_training.js", name, *given)
         print(name, given, found, flush=True)
         return found
 
@@ -217,6 +175,13 @@ def main():
             "needs playwright and a Chromium: "
             "pip install playwright, then playwright install chromium"
         )
+    cores = os.cpu_count()
+    if hasattr(os, "sched_setaffinity"):
+        cores = 1
+        # what starts now inherits it
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        torch.set_num_threads(1)
+    common.announce(args, "float32")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         if args.run:
@@ -227,30 +192,25 @@ def main():
         else:
             model, tokenizer = random_model(folder)
         to_web(model, tokenizer, folder / "page")
-        cores = os.cpu_count()
-        if hasattr(os, "sched_setaffinity"):
-            cores = 1
-            os.sched_setaffinity(
-                0, {max(os.sched_getaffinity(0))}
-            )  # what starts now inherits it
+        add_modules(folder / "page")
         with served(folder / "page") as address, opened(address) as (page, browser):
-            found = page.evaluate(MEASURE, dict(tokens=args.tokens, repeats=args.repeats))
-        trained = measure_training(folder / "training", args)
-    row = dict(
-        browser=browser,
-        cores=cores,
-        model=Path(args.run).name if args.run else "demo shape, random weights",
-        parameters=parameter_count(model.config),
-        tokens=round(statistics.median(found["tokens"])),
-        tokens_per_second=round(statistics.median(found["tokens_per_second"])),
-        cancel_ms=round(statistics.median(found["cancel_ms"]), 1),
-        longest_stall_ms=round(found["longest_stall_ms"]),
-        load_seconds=round(found["load_seconds"], 2),
-    )
-    for name, value in row.items():
-        print(f"{name:18} {value}")
-    common.record(args, "generation in a page", "float32", **row)
-    record_training(args, cores, *trained)
+            settings = dict(tokens=args.tokens, repeats=args.repeats)
+            found = call(page, "browser_generation.js", "generate", settings)
+        row = dict(
+            browser=browser,
+            cores=cores,
+            model=Path(args.run).name if args.run else "demo shape, random weights",
+            parameters=parameter_count(model.config),
+            tokens=round(statistics.median(found["tokens"])),
+            tokens_per_second=round(statistics.median(found["tokens_per_second"])),
+            cancel_ms=round(statistics.median(found["cancel_ms"]), 1),
+            longest_stall_ms=round(found["longest_stall_ms"]),
+            load_seconds=round(found["load_seconds"], 2),
+        )
+        for name, value in row.items():
+            print(f"{name:18} {value}", flush=True)
+        common.record(args, "generation in a page", "float32", **row)
+        record_training(args, cores, *measure_training(folder / "training", args))
 
 
 if __name__ == "__main__":

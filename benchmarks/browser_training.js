@@ -6,29 +6,16 @@ import { uniforms } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Trainer } from "./train.js";
 import { jaxStep } from "./browser_jax.js";
+import { asks, watchStalls } from "./browser_worker.js";
 
 const TEXT = Object.values(GRAMMARS)[1], BATCH = 16;
 const median = numbers => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
 
 // A run in the worker, as a panel would start it: seconds until it was at most 5 and 1.5 % above the line (null: never), how far
-// above at its end, the longest time that the page's own thread was kept from a timer of 10 ms, and ms from a pause to its answer.
+// above at its end, the longest time that the page's own thread was kept waiting, and ms from a pause to its answer.
 export async function learn(seed, max_steps = 800) {
   const worker = new Worker("train-worker.js", { type: "module" });
-  const found = { seed, seconds_to_5: null, seconds_to_1_5: null, longest_stall_ms: 0 };
-  let last = performance.now();
-  const timer = setInterval(() => {
-    const now = performance.now();
-    found.longest_stall_ms = Math.max(found.longest_stall_ms, now - last - 10);
-    last = now;
-  }, 10);
-  const ask = (message, until, each = () => {}) => new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => {
-      each(data);
-      if (data.type === "error") reject(Error(data.message));
-      else if (until(data)) resolve(data);
-    };
-    if (message) worker.postMessage(message);
-  });
+  const ask = asks(worker), stalls = watchStalls(), found = { seed, seconds_to_5: null, seconds_to_1_5: null };
   const begin = performance.now(), since = () => (performance.now() - begin) / 1000;
   const end = await ask({ type: "start", grammar: TEXT, seed, max_steps }, ({ finished }) => finished, ({ above, type }) => {
     if (type !== "progress") return;
@@ -43,9 +30,8 @@ export async function learn(seed, max_steps = 800) {
     await ask({ type: "pause" }, ({ running }) => running === false);
     waits.push(performance.now() - asked);
   }
-  clearInterval(timer);
   worker.terminate();
-  return { ...found, pause_ms: median(waits) };
+  return { ...found, longest_stall_ms: stalls(), pause_ms: median(waits) };
 }
 
 // A trainer of the panel's shape, and batches.

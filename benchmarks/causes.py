@@ -35,6 +35,7 @@ def main():
     from lm336.tokenizer import Tokenizer
     from lm336.transformer import Transformer, TransformerConfig
 
+    common.announce(args, "float32")
     oracle, tokenizer = Oracle(), Tokenizer.from_pretrained("stories")
     with tempfile.TemporaryDirectory() as folder:
         tokens = []

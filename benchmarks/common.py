@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a clone need not be installed
@@ -34,6 +35,7 @@ def options(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Takes about {minutes['full']:g} minutes, with --quick {minutes['quick']:g}.",
     )
+    parser.set_defaults(minutes=minutes)
     parser.add_argument(
         "--quick", action="store_true", help="a small part, to see it work: no figures to keep"
     )
@@ -76,15 +78,72 @@ def skip(
     sys.exit(SKIPPED)
 
 
-def record(
+class Calibration(NamedTuple):
+    "What the machine does at a moment when this program does nothing else."
+
+    speed: float  # floating-point operations per second in a large product
+    others: float  # share of all cores that other programs take
+
+
+def calibrate() -> Calibration:
+    "Look at the machine for half a second."
+    import psutil
+    import torch
+
+    from lm336.accounting import matmul_speed
+
+    others = psutil.cpu_percent(interval=0.3) / 100
+    return Calibration(matmul_speed(torch.device("cpu"), "float32", repeat=20), others)
+
+
+def disturbance(
+    before: Calibration,  # of a measurement
+    after: Calibration,
+) -> str:  # "" if the machine did nothing else
+    "Why what was measured in between is not to be kept."
+    slow, fast = sorted((before.speed, after.speed))
+    if fast > 1.15 * slow:
+        then, now = before.speed / 1e9, after.speed / 1e9
+        return f"a product ran at {then:.0f} GFLOP/s before and at {now:.0f} after it"
+    others = max(before.others, after.others)
+    return f"other programs took {others:.0%} of its cores" if others > 0.1 else ""
+
+
+def announce(
     args: argparse.Namespace,  # of `parse`
+    formats: str,  # the number formats that are measured
+    **versions: str,  # of other packages that take part
+):
+    "Say what is measured on which machine and how long it takes; calibrate for `record`."
+    from lm336.accounting import environment
+
+    for key, value in (environment() | versions).items():
+        print(f"{key} {value}", end="  ")
+    minutes = args.minutes["quick" if args.quick else "full"]
+    print(f"\n{formats}; about {minutes:g} min on two cores with the usual options", flush=True)
+    if not args.record:
+        return
+    args.before = calibrate()
+    busy = disturbance(args.before, args.before)
+    if busy:
+        print(f"nothing will be recorded, because the machine is busy: {busy}", flush=True)
+
+
+def record(
+    args: argparse.Namespace,  # of `parse`, after `announce`
     task: str,  # what was measured
     precision: str
     | None = None,  # the number format; None where no floating-point number is computed
     **row,  # what came out
 ):
-    "Append a line to the running script's log, with command and machine, if --record asks."
+    """Append a line to the running script's log, with command and machine, if --record asks.
+
+    Not while the machine is busy: then a sentence says why."""
     if not args.record:
+        return
+    busy = disturbance(args.before, calibrate())
+    if busy:
+        print(f"not recorded, because the machine was busy: {busy}", flush=True)
         return
     from lm336.accounting import environment
 

@@ -22,7 +22,7 @@ import torch
 
 import common
 from lm336 import Transformer
-from lm336.accounting import environment, matmul_speed
+from lm336.accounting import matmul_speed
 from lm336.fast_model import make_fast
 from lm336.generation import SamplingConfig, generate_stream
 from lm336.interop import to_hf
@@ -115,9 +115,9 @@ def main():
         versions["transformers"] = transformers.__version__
     else:
         print("transformers is not installed: lm336 is measured alone")
-    print("  ".join(f"{key} {value}" for key, value in (environment() | versions).items()))
+    common.announce(args, "float32", **versions)
     print(
-        f"prompt of {args.prompt_tokens} tokens, {args.new_tokens} new ones, float32, "
+        f"prompt of {args.prompt_tokens} tokens, {args.new_tokens} new ones, "
         f"medians of {args.repeats} turns\n"
     )
     print(

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 import common
-from lm336.accounting import environment
 from lm336.adamw import AdamW
 from lm336.fast_training import FastAdamW, fast_clip_grad_norm_, linear_cross_entropy
 from lm336.transformer import TransformerConfig, parameter_shapes
@@ -89,7 +88,7 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     precisions = common.cpu_precisions()
-    print("  ".join(f"{key} {value}" for key, value in environment().items()))
+    common.announce(args, " and ".join(precisions))
     print(
         f"medians of {args.repeats} turns; speed relative to the first line of each group\n",
         flush=True,

@@ -17,11 +17,12 @@ import torch
 
 import common
 from lm336.cli import begin_run
+from lm336.devices import pick_device, pick_precision
 from lm336.files import read_json
 
-MINUTES = {"full": 20, "quick": 2}
+MINUTES = {"full": 20, "quick": 1}
 PRESET = Path(__file__).resolve().parent / "reference_gpu.json"
-QUICK = dict(data="stories:20", max_steps=100, eval_interval=50, save_interval=100)
+QUICK = dict(data="stories:5", max_steps=100, eval_interval=50, save_interval=100)
 
 
 def main():
@@ -36,6 +37,7 @@ def main():
     args = common.parse(parser)
     if args.preset == PRESET and not torch.cuda.is_available():
         common.skip("needs a CUDA GPU: the reference run would take a CPU a day or so")
+    common.announce(args, pick_precision(pick_device()))
     score, _ = begin_run(args.preset, args.out, **(QUICK if args.quick else {}))
     run = read_json(args.out / "accounting.json")
     tokens_per_second = run["tokens"] / run["seconds"]

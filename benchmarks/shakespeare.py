@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import common
+from lm336.devices import pick_device, pick_precision
 from lm336.experiments import Variant, run_variant
 
 MINUTES = {"full": 10, "quick": 1}
@@ -83,6 +84,7 @@ def main():
         raise FileNotFoundError(
             f"{args.text} does not exist: a text is needed, such as tinyshakespeare.txt"
         )
+    common.announce(args, pick_precision(pick_device()))
     for name in args.runs:
         variant = quickly(RUNS[name]) if args.quick else RUNS[name]
         with tempfile.TemporaryDirectory() as cache:

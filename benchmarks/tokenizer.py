@@ -1,7 +1,7 @@
 """Training and encoding: lm336 beside Hugging Face tokenizers, rustbpe, gigatoken,
 tiktoken, and a naive trainer.
 
-    python benchmarks/tokenizer.py                   everything: half an hour, 2 GB of disk
+    python benchmarks/tokenizer.py                   everything: 2 GB of disk
     python benchmarks/tokenizer.py --tasks small --runs 3
     python benchmarks/tokenizer.py --tasks train encode --corpora source --runs 3
     python benchmarks/tokenizer.py --tasks large     a gigabyte, for its memory
@@ -33,7 +33,6 @@ import numpy as np
 
 import common
 import lm336
-from lm336.accounting import environment
 from lm336.grammar import write_stories
 from lm336.tokenizer import Tokenizer
 from tokenizer_jobs import END_OF_TEXT
@@ -222,7 +221,7 @@ def main():
     compileall.compile_dir(
         Path(lm336.__file__).parent, quiet=1
     )  # as pip does with what it installs
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
+    common.announce(args, "whole numbers alone", **versions(PACKAGES))
     packages = {peer.package for peer in (*SMALL_TRAINERS, *ENCODERS)}
     missing = sorted(package for package in packages if not find_spec(package))
     if missing:

@@ -389,6 +389,7 @@ def main():
 
     torch.set_num_threads(args.threads)
     precisions = common.cpu_precisions()
+    common.announce(args, " and ".join(precisions))
     field = (
         variants(precisions)
         if args.variants
@@ -396,10 +397,7 @@ def main():
     )
     task = "variants of training" if args.variants else "training"
     for size in args.size or SIZES:
-        print(
-            f"\n{size}: {SIZES[size]}, {args.threads} threads, torch {torch.__version__}",
-            flush=True,
-        )
+        print(f"\n{size}: {SIZES[size]}", flush=True)
         before = matrix_peak(args.threads, precisions)
         facts, timings = measure(field, SIZES[size], args.threads, args.rounds, args.steps)
         after = matrix_peak(args.threads, precisions)

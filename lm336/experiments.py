@@ -37,9 +37,9 @@ from .evaluation import entropy_floor, evaluate
 from .generation import KVCache
 from .grammar import stories_size
 from .loss import bits_per_byte
+from .run_folder import read_metrics
 from .runs import Run
 from .tokenizer import Tokenizer
-from .training import read_metrics
 from .transformer import Transformer, TransformerConfig
 from lm336.files import (
     append_json_line,

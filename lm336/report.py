@@ -33,10 +33,9 @@ from .evaluation import Evaluation, below_floor, entropy_floor, evaluate, token_
 from .files import atomic_path, read_json, write_json
 from .generation import SamplingConfig, generate, generate_stream
 from .oracle import Oracle
-from .run_folder import check_digests, load_run
+from .run_folder import check_digests, load_run, read_metrics
 from .runs import Run
 from .tokenizer import Tokenizer
-from .training import read_metrics
 from .transformer import Transformer, TransformerConfig, parameter_count
 
 __all__ = [

@@ -18,7 +18,7 @@ from .devices import sum_over_processes
 from .errors import InputError
 from .fast_trainer import FastTrainer
 from .files import atomic_path
-from .training import read_metrics
+from .run_folder import read_metrics
 
 __all__ = ["ResumableTrainer"]
 

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from .configuration import TrainingConfig
 from .errors import InputError
 from .resumable_trainer import ResumableTrainer
+from .run_folder import read_metrics
 from .schedule import cosine_schedule
-from .training import Trainer, read_metrics
+from .training import Trainer
 from .transformer import Transformer
 
 # %% ../nbs/13_runs.ipynb #81725356

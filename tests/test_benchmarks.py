@@ -2,8 +2,11 @@
 
 The logs change only where --record asks."""
 
+import ast
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py"}
+SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("*.py")} - HELPERS)
 WORKS = 'MINUTES = {"full": 3, "quick": 1}\nprint("measured")\n'
 
 
@@ -79,8 +83,7 @@ def test_a_script_that_does_not_state_its_minutes_is_refused(benchmarks):
 
 
 def test_all_runs_every_script_and_each_states_its_minutes(benchmarks):
-    names = {path.name for path in benchmarks.glob("*.py")} - HELPERS
-    for name in names:  # the same statements, and nothing else to run
+    for name in SCRIPTS:  # the same statements, and nothing else to run
         minutes = [
             line
             for line in (benchmarks / name).read_text().splitlines()
@@ -90,19 +93,29 @@ def test_all_runs_every_script_and_each_states_its_minutes(benchmarks):
         (benchmarks / name).write_text(minutes[0])
     done = run(benchmarks, "all.py")
     assert done.returncode == 0, done.stderr
-    assert {
-        line.split()[0] for line in done.stdout.split("minutes\n")[1].splitlines()
-    } == names
+    table = done.stdout.split("minutes\n")[1].splitlines()
+    assert sorted(line.split()[0] for line in table) == SCRIPTS
 
 
-def test_logs_change_only_where_recording_is_asked_for(benchmarks):
+# learning.py on a machine that looks the same whenever it is looked at
+QUIET = """
+import runpy, sys
+sys.path.insert(0, ".")
+import common
+common.calibrate = lambda: common.Calibration(speed=1e11, others=0)
+sys.argv[:] = sys.argv[1:]
+runpy.run_path("learning.py", run_name="__main__")
+"""
+
+
+def test_a_script_appends_to_its_own_log_alone(benchmarks):
     script, before = (
         ("learning.py", "--sizes", "small", "--tokens", "8", "--repeats", "1"),
         logs(benchmarks),
     )
-    assert (done := run(benchmarks, *script)).returncode == 0, done.stderr
-    assert logs(benchmarks) == before
-    assert (done := run(benchmarks, *script, "--record")).returncode == 0, done.stderr
+    done = run(benchmarks, "-c", QUIET, *script, "--record")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"torch \d.*\nfloat32.*; about 2 min", done.stdout)
     after = logs(benchmarks)
     old, new = before.pop("learning.jsonl"), after.pop("learning.jsonl")
     assert after == before
@@ -120,11 +133,78 @@ def test_logs_change_only_where_recording_is_asked_for(benchmarks):
         assert row["command"] == "python benchmarks/" + " ".join(script) + " --record"
 
 
-def test_a_quick_measurement_is_never_recorded(benchmarks):
-    before = logs(benchmarks)
-    done = run(benchmarks, "learning.py", "--quick", "--record")
-    assert done.returncode == 2 and "not both" in done.stderr
-    assert logs(benchmarks) == before
+@pytest.fixture
+def common():
+    "The module that all scripts share."
+    spec = importlib.util.spec_from_file_location("common", ROOT / "benchmarks/common.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# (GFLOP/s of a product, share that others take) at each look; how many rows of two are kept
+LOOKS = {
+    "quiet": ([(100, 0.02), (95, 0.05), (105, 0)], 2),
+    "slower after it": ([(100, 0), (80, 0), (80, 0)], 0),
+    "faster after it": ([(80, 0), (100, 0), (100, 0)], 0),
+    "slower for a while": ([(100, 0), (80, 0), (100, 0)], 1),
+    "others came": ([(100, 0), (100, 0.5), (100, 0)], 1),
+    "others were there before": ([(100, 0.5), (100, 0), (100, 0)], 0),
+}
+
+
+def record_two_rows(common, monkeypatch, folder, *words):
+    "As a script does that lies in a folder, called with these words."
+    monkeypatch.setattr("sys.argv", [str(folder / "script.py"), *words])
+    args = common.parse(common.options("A script.", {"full": 3, "quick": 1}))
+    common.announce(args, "float32")
+    for number in (1, 2):
+        common.record(args, "task", "float32", number=number)
+
+
+@pytest.mark.parametrize("looks, kept", LOOKS.values(), ids=LOOKS)
+def test_nothing_is_recorded_while_the_machine_is_busy(
+    common, tmp_path, monkeypatch, capsys, looks, kept
+):
+    figures = iter([common.Calibration(1e9 * speed, others) for speed, others in looks])
+    monkeypatch.setattr(common, "calibrate", lambda: next(figures))
+    record_two_rows(common, monkeypatch, tmp_path, "--record")
+    said = capsys.readouterr().out
+    assert said.count("not recorded, because the machine was busy: ") == 2 - kept
+    assert ("nothing will be recorded" in said) == (looks[0][1] > 0.1)
+    log = tmp_path / "script.jsonl"
+    assert len(log.read_text().splitlines() if log.exists() else []) == kept
+
+
+def test_nothing_is_recorded_where_nobody_asked(common, tmp_path, monkeypatch):
+    record_two_rows(common, monkeypatch, tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_quick_measurement_is_never_recorded(common, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        record_two_rows(common, monkeypatch, tmp_path, "--quick", "--record")
+    assert "not both" in capsys.readouterr().err and [*tmp_path.iterdir()] == []
+
+
+def test_a_machine_is_looked_at_in_earnest(common):
+    look = common.calibrate()
+    assert look.speed > 0 and 0 <= look.others <= 1
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_says_what_it_runs_on_and_is_quick_where_asked(name):
+    tree = ast.parse((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    told = "common.parse", "common.announce", "common.record", "common.start"
+    assert all(called.count(each) >= 1 for each in told), f"{name} leaves out one of {told}"
+    (minutes,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MINUTES"
+    )
+    assert minutes["quick"] < 2, f"{name} --quick should take less than two minutes"
 
 
 def test_a_wrong_path_gets_a_sentence(benchmarks):

@@ -22,8 +22,10 @@ def drawn():
 
 
 def referenced() -> list[tuple[str, str, str]]:
-    "(page, alt text, name) of every diagram that a page shows."
-    found = []
+    "(page, alt text, name) of every diagram that a page or CONTRIBUTING.md shows."
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[([^]]*)\]\(nbs/pictures/([^)]+)\)", text)
+    found = [("CONTRIBUTING", *each) for each in shown]
     for page in sorted((ROOT / "nbs").glob("*.ipynb")):
         for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "markdown":

@@ -27,7 +27,7 @@ from lm336.adamw import AdamW
 from lm336.fast_trainer import FastTrainer
 from lm336.fast_training import FastAdamW, FastUpdate, fast_token_nats, linear_cross_entropy
 from lm336.loss import cross_entropy, token_nats
-from lm336.training import read_metrics
+from lm336.run_folder import read_metrics
 
 from .test_learning import rand, steps
 from .test_runs import MODEL, TRAINING, small

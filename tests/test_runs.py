@@ -25,7 +25,7 @@ from lm336 import InputError, Run, TrainingConfig, Transformer, TransformerConfi
 from lm336.adamw import AdamW
 from lm336.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 from lm336.devices import pick_device, pick_precision
-from lm336.training import read_metrics
+from lm336.run_folder import read_metrics
 
 from .conftest import ROOT
 from .test_training import plain_loop

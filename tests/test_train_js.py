@@ -497,7 +497,8 @@ def test_the_benchmark_finds_what_it_imports(tmp_path):
     for path in (test_web.WEB.parent.parent / "benchmarks").glob("browser_*.js"):
         shutil.copy(path, folder)
     code = "console.log(Object.keys(await import(process.argv[1])).join())"
-    module = (folder / "browser_training.js").as_uri()
-    words = ["node", "--input-type=module", "-e", code, module]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.stdout == "beside,learn,profile\n", done.stderr
+    for name, found in (("training", "beside,learn,profile"), ("generation", "generate")):
+        module = (folder / f"browser_{name}.js").as_uri()
+        words = ["node", "--input-type=module", "-e", code, module]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.stdout == f"{found}\n", done.stderr

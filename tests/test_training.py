@@ -11,7 +11,7 @@ import torch
 
 from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig
 from lm336.configuration import PRESETS, load_preset
-from lm336.training import read_metrics
+from lm336.run_folder import read_metrics
 
 from .conftest import ROOT
 
