@@ -201,7 +201,7 @@ def _as_error(error: Exception) -> dict:
 # %% ../nbs/20_widgets.ipynb #3d97fda9
 class Sampler(anywidget.AnyWidget):
     """A sampling panel on a live model: prompt, temperature, top-k, top-p, seed; bars, and a
-    story shaded by surprise, or by its excess over the perfect reader of the built-in stories."""
+    story shaded by surprise, or by the excess over the perfect reader of our stories."""
 
     _esm, _css = one_module("sampler.js"), _WEB / "widgets.css"
 
