@@ -1,10 +1,10 @@
 // What browser.py's measurements do with a worker: they ask it, and watch how long the page's own thread is kept waiting.
 export const asks = worker => (message, until, each = () => {}) => new Promise((resolve, reject) => {
-  worker.onmessage = ({ data }) => {
-    each(data);
-    if (data.type === "error") reject(Error(data.message));
-    else if (until(data)) resolve(data);
-  };
+  worker.onmessage = ({ data }) => [data].flat().forEach(answer => {
+    each(answer);
+    if (answer.type === "error") reject(Error(answer.message));
+    else if (until(answer)) resolve(answer);
+  });
   worker.postMessage(message);
 });
 

@@ -1,8 +1,8 @@
-"""What a token of a story hangs on, by the grammar: the causes of what a model lacks; and
-where a generated text leaves the grammar.
+"""Which part of the grammar decides each token of a story: the causes of what a model
+lacks; and where a generated text leaves the grammar.
 
 A story is told by rules, so every byte is written by a piece of the grammar: fixed words,
-a word of a list, the name of somebody. Where a text can be told in several ways, or is
+a word of a list, somebody's name. Where a text can be told in several ways, or is
 unfinished, the most probable way to tell it counts."""
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ CAUSES = ("agreement", "cast", "word lists", "plot", "spelling", "end", "other")
 
 
 class Cause(NamedTuple):
-    "What a token hangs on."
+    "What decides a token."
 
     name: str  # one of CAUSES
     about: str = ""  # agreement, cast: the list from which the one who is named was drawn
@@ -146,7 +146,7 @@ def _pieces(grammar: StoryGrammar, text: bytes, ended: bool) -> list[_Piece]:
 def _cause(
     pieces: list[_Piece], text: bytes, begin: int, end: int, starts: set[int]
 ) -> _Piece:
-    "The piece that a token hangs on, with its cause; `starts`: where pre-tokens begin."
+    "The piece that decides a token, with its cause; `starts`: where pre-tokens begin."
     token = text[begin:end]
     first = begin + len(token) - len(token.lstrip(b" ") or token)
     at = bisect_right(pieces, first, key=lambda piece: piece.begin) - 1
@@ -180,7 +180,7 @@ def token_causes(
     tokenizer: Tokenizer,  # whose tokens they are
     ids: Sequence[int] | np.ndarray,  # (num_tokens,) of stories; the last may be unfinished
 ) -> list[Cause]:  # one for each token
-    """What each token of some stories hangs on: the piece that writes its first byte, spaces
+    """What decides each token of some stories: the piece that writes its first byte, spaces
     aside.
 
     - agreement: somebody of the cast is named, and what came before leaves only one word
@@ -189,9 +189,9 @@ def token_causes(
     - plot: a word of fixed text begins
     - spelling: the rest of a word, where the list has no other that begins so
     - end: the end of a story, and the newline before it
-    - other: a token in which a second of these begins
+    - other: a token within which another of these begins
 
-    `InputError` for what is no story."""
+    `InputError` for a text that is not a story."""
     causes, story = [], []
     end = tokenizer.end_of_text_id
     for at, token in enumerate(np.asarray(ids).tolist(), 1):
@@ -233,11 +233,11 @@ def gap_by_cause(
 
 
 class Judgement(NamedTuple):
-    "Whether the grammar can tell a text, and where it cannot go on."
+    "Whether the grammar can produce a text, and if not, where it leaves the grammar."
 
     told: bool  # whether it can
     at: int  # the bytes that a story may begin with
-    cause: str = ""  # what the next token hangs on, if no story goes on with it
+    cause: str = ""  # what decides the token there, if no story goes on with it
 
 
 def judge(

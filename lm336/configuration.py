@@ -168,7 +168,7 @@ class TrainingConfig:
         if self.min_learning_rate > self.learning_rate:
             raise InputError(
                 f"training.min_learning_rate {self.min_learning_rate} is more than "
-                f"learning_rate {self.learning_rate}: the floor lies below the peak"
+                f"learning_rate {self.learning_rate}: the floor must not be above the peak"
             )
 
 

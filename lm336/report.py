@@ -315,7 +315,7 @@ def stories_table(
         places = ", ".join(f"{name} {count}" for name, count in wrong)
         said += f". The others leave it at: {places}"
     rows = "\n".join(f"| {name} | {share:.2%} |" for name, share in record["gap"].items())
-    table = f"| what a token hangs on | share of the entropy |\n|---|--:|\n{rows}"
+    table = f"| what decides a token | share of the entropy |\n|---|--:|\n{rows}"
     gap = f"The gap to the perfect reader, {sum(record['gap'].values()):.2%}:"
     return f"{said}.\n\n{gap}\n\n{table}"
 

@@ -1,5 +1,5 @@
-"""Safetensors files that know their own digest and hold only finite numbers; and whether
-a token can be drawn from scores."""
+"""Safetensors files that carry their own digest and hold only finite numbers; and a check
+that a token can be drawn from scores."""
 
 import hashlib
 import json

@@ -143,7 +143,7 @@ def to_json(
 ) -> dict:
     """A tokenizer in the layout of tokenizer.json.
 
-    A special token that merges also name is in the vocabulary both ways.
+    A special token that the merges also build is in the vocabulary in both spellings.
     """
     special = {i: token for token, i in special_ids.items()}
     merged = {token for a, b in merges for token in (a, b, a + b)}
@@ -205,7 +205,7 @@ def _token_bytes(text: str, where: str | os.PathLike) -> bytes:
 def _vocab_bytes(
     vocab: object, special: Mapping[str, int], where: str | os.PathLike
 ) -> dict[int, bytes]:
-    "Printable vocabulary -> id to bytes. Special tokens (text -> id) are in it as they are."
+    "Printable vocabulary -> id to bytes. Special tokens (text -> id) are in it unchanged."
     if not isinstance(vocab, dict) or not all(type(i) is int for i in vocab.values()):
         raise InputError(f"{where} has no vocabulary: an object of tokens and whole numbers "
                          "is expected")

@@ -168,7 +168,8 @@ def sampler_answers(
     seen = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     seen[ids] = True
     config, count = sampling_config(message), message.get("count", 10)
-    yield dict(type="bars", bars=token_bars(first.logits, tokenizer, config, count, seen))
+    bars = token_bars(first.logits, tokenizer, config, count, seen, message.get("drawn"))
+    yield dict(type="bars", bars=bars)
 
 # %% ../nbs/20_widgets.ipynb #2cdd74ab
 _WEB = Path(str(files("lm336") / "web"))

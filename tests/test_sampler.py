@@ -47,6 +47,16 @@ def shorter(site, tokens=60):
     path.write_text(text.replace("max_new_tokens: 400", f"max_new_tokens: {tokens}"))
 
 
+def endless(site):
+    "The panel's stories last until they are stopped: a token takes two milliseconds."
+    shorter(site, 50_000)
+    path = site[0] / "web/generation.js"
+    text, step = path.read_text(encoding="utf-8"), "    logits = model.step(id);\n"
+    assert text.count(step) == 1
+    wait = "    for (const end = performance.now() + 2; performance.now() < end;);\n"
+    path.write_text(text.replace(step, wait + step))
+
+
 def tell(page, site, place="", **settings):
     "Open the page, set the panel, and wait for its story: the texts of its tokens."
     page.goto(site[1] + place)
@@ -113,6 +123,18 @@ def test_the_bars_are_for_the_next_token(page, site, model):
     page.fill("[name=prompt]", "Twice")
     page.fill("[name=temperature]", "0.4")
     wait_for_shares(page, expected_bars(model, "Twice", temperature=0.4))
+
+
+def test_a_slider_leaves_the_chosen_token_in_sight(page, site):
+    "Also where the settings cut it off."
+    shorter(site, 20)
+    tokens = tell(page, site, prompt=PROMPT, seed=3)
+    options(page).nth(20).click()
+    for top_k in (3, 1):
+        page.fill("[name=top_k]", str(top_k))
+        rows = "document.querySelectorAll('.bars li').length"
+        page.wait_for_function(f"[{top_k}, {top_k + 1}].includes({rows})")
+        assert page.locator(".bars .best code").all_text_contents() == [tokens[20]]
 
 
 def test_any_token_says_what_it_cost(page, site, model):
@@ -185,13 +207,13 @@ def test_another_has_a_new_seed_and_the_address_holds_the_story(page, site):
 
 def test_stop_stops(page, site):
     "At once, also before there is a first token."
-    shorter(site, 5000)
+    endless(site)
     page.goto(site[1])
     page.click("[type=submit]")
     page.wait_for_function("document.querySelectorAll('[role=option]').length > 20")
     page.click("text=Stop")
     ready(page)
-    assert options(page).count() < 5000
+    assert options(page).count() < 50_000
     press = "document.querySelector('button').click()"
     page.evaluate(f"{press}, {press}")
     assert page.text_content("[type=submit]") == "Tell a story"
@@ -232,7 +254,7 @@ def test_enter_tells_and_shift_enter_breaks_the_line(page, site):
 
 def test_a_slider_acts_during_a_story(page, site, model):
     "From the next token on: at temperature 0 each is the likeliest. The link tells the same."
-    shorter(site, 5000)  # it lasts until it is stopped
+    endless(site)
     page.goto(site[1])
     page.fill("[name=prompt]", PROMPT)
     page.click("[type=submit]")
@@ -250,19 +272,22 @@ def test_a_slider_acts_during_a_story(page, site, model):
 
 
 def test_the_box_follows_the_story_and_lets_its_reader_scroll(page, site):
-    shorter(site, 1500)
+    endless(site)
     page.goto(site[1])
     box = "document.querySelector('.text')"
     rest = f"{box}.scrollHeight - {box}.clientHeight - {box}.scrollTop"
     page.fill("[name=prompt]", PROMPT + "\n" * 40)
     page.click("[type=submit]")
+    page.wait_for_function(f"{box}.scrollTop > 100")
+    page.click("text=Stop")
     ready(page)
-    assert page.evaluate(f"{box}.scrollTop") > 100
     page.wait_for_function(f"{rest} < 30")
     page.click("text=Another story")
     page.wait_for_function(f"{box}.scrollTop > 100 && document.querySelector('.status')"
                            ".textContent == 'Telling'")
     page.evaluate(f"{box}.scrollTop = 5")
+    page.wait_for_timeout(100)
+    page.click("text=Stop")
     ready(page)
     assert page.evaluate(f"{box}.scrollTop") == 5
 

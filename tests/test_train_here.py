@@ -3,6 +3,7 @@ download. Its worker is the real one, or a stand-in that says what a test wants.
 
 import json
 import shutil
+import time
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -34,10 +35,10 @@ self.onmessage = ({ data }) => {
   if (data.type === "grammar") say({ type: "grammar", ...describe(data.text) });
   if (data.type === "sample") say({ type: "sample", text: `story ${step}`, step });
   if (data.type !== "step") return;
-  const { above, error, finished = false } = script[step++];
+  const { above, error, running = false, finished = false } = script[step++];
   if (error) return say({ type: "error", message: error });
   say({ type: "progress", step, max_steps: script.length, losses: [[step, 4 * (1 + above), 4]],
-    above, tokens: 10 * step, tokensPerSecond: 9, secondsLeft: 9, running: false, finished });
+    above, tokens: 10 * step, tokensPerSecond: 9, secondsLeft: 9, running, finished });
 };
 """
 
@@ -111,6 +112,44 @@ def test_what_is_too_rich_is_said_before(panel):
     names = ", ".join(f"{chr(97 + i // 20)}{'x' * (i % 20)}" for i in range(120))
     page.fill("[name=grammar]", f"[n]\n{names}\n# p\nThe" + 60 * " <n> and" + " all.")
     says(page, ".about", "too rich for half a minute: it takes about 2")
+
+
+def test_too_few_steps_are_said_before(panel):
+    page, few = panel(), "The 100 steps chosen are too few for that."
+    says(page, ".about", "to come within 5 % of the entropy.")
+    page.select_option("[name=steps]", "100")
+    assert few not in page.text_content(".about")
+    page.select_option("[name=example]", label="Lost and found: two plots")
+    says(page, ".about", few)
+    page.select_option("[name=steps]", "3200")
+    assert "too few" not in page.text_content(".about")
+
+
+# How often each of two parts of the panel changes from now on.
+COUNT_CHANGES = """() => {
+    window.changes = {};
+    for (const part of [".chart", ".text"]) {
+        const watch = new MutationObserver(() => changes[part] = (changes[part] ?? 0) + 1);
+        watch.observe(document.querySelector(part), { childList: true });
+    }
+}"""
+
+
+@pytest.mark.parametrize("motion, drawn", [("no-preference", 10), ("reduce", 4)])
+def test_who_wants_no_motion_sees_the_run_only_now_and_then(panel, page, motion, drawn):
+    "Empty, at its start, after five seconds, at its end; others see every answer."
+    page.clock.install()
+    page.clock.pause_at(time.time() + 60)
+    page.emulate_media(reduced_motion=motion)
+    panel(script=[*(dict(above=9 / n, running=True) for n in range(1, 9)), dict(above=1)])
+    page.evaluate(COUNT_CHANGES)
+    for step in range(9):
+        if step == 5:
+            page.clock.run_for(5500)
+        page.click("text=One step")
+    says(page, ".numbers", "9 of 9")
+    page.wait_for_function("document.querySelector('.text').textContent == 'story 9'")
+    assert page.evaluate("changes") == {".chart": drawn, ".text": 3}
 
 
 def test_steps_are_taken_and_taken_back(panel):

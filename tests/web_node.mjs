@@ -2,11 +2,12 @@
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { tokenCauses } from "../lm336/web/causes.js";
+import { makeKernels } from "../lm336/web/kernels.js";
 import { Model } from "../lm336/web/model.js";
 import { generateStream } from "../lm336/web/generation.js";
 import { StoryGrammar } from "../lm336/web/grammar.js";
 import { StoryReader } from "../lm336/web/oracle.js";
-import { uniforms, distribution, logProbability, sample, samplingConfig } from "../lm336/web/sampling.js";
+import { draw, likeliest, samplingConfig, shortlist, uniforms } from "../lm336/web/sampling.js";
 import { Tokenizer } from "../lm336/web/tokenizer.js";
 import { Trainer } from "../lm336/web/train.js";
 
@@ -17,10 +18,11 @@ globalThis.fetch = async (url, { signal } = {}) => {                // Node's ow
 };
 let model, tokenizer;
 
-// worker.js sees this instead of a worker's global object; `heard` gets what it posts.
+// worker.js sees this instead of a worker's global object; `heard` gets what it posts, one by one.
 let heard = () => {};
 const plain = (_, value) => ArrayBuffer.isView(value) ? Array.from(value) : value;
-globalThis.self = { location: "file:///", postMessage: message => heard(JSON.parse(JSON.stringify(message, plain))) };
+const post = messages => [JSON.parse(JSON.stringify(messages, plain))].flat().forEach(message => heard(message));
+globalThis.self = { location: "file:///", postMessage: post };
 await import("../lm336/web/worker.js");
 const sampler = self.onmessage;
 await import("../lm336/web/train-worker.js");
@@ -29,12 +31,13 @@ await import("../lm336/web/oracle-worker.js");
 const reader = self.onmessage;
 
 const commands = {
-  // Post messages to the worker: all its answers up to one of the type `until`, or one that shows that it will not come. `then` is posted after `after` answers.
+  // Post messages to the worker: all its answers up to one of the type `until`, or one that shows that it will not come. `then` is posted
+  // once `after` answers are there.
   worker: ({ send, until, after, then }) => new Promise(resolve => {
     const answers = [], last = until === "error" ? ["error", "ready", "bars", "attention", "done"] : [until, "error"];
     heard = answer => {
       answers.push(answer);
-      if (answers.length === after) sampler({ data: then });
+      if (answers.length === after) queueMicrotask(() => sampler({ data: then }));   // no message comes while the worker works
       if (last.includes(answer.type)) resolve(answers);
     };
     for (const data of send) sampler({ data });
@@ -116,11 +119,15 @@ const commands = {
       ({ id, logits: Array.from(logits), logprob, text, cut }));
   },
   distribution({ logits, count, seen, ...settings }) {              // JSON has no NaN: "NaN" and "Infinity" stand for them
-    const { ids, probabilities } = distribution(Float32Array.from(logits, Number), samplingConfig(settings), count, seen);
+    const { ids, probabilities } = likeliest(shortlist(Float32Array.from(logits, Number), samplingConfig(settings), seen), count);
     return [Array.from(ids), Array.from(probabilities)];
   },
-  sample: ({ logits, uniform, seen, ...settings }) => sample(Float32Array.from(logits, Number), uniform, samplingConfig(settings), seen),
-  logProbability: ({ logits, id }) => logProbability(Float32Array.from(logits), id),
+  sample: ({ logits, uniform, seen, ...settings }) => draw(shortlist(Float32Array.from(logits, Number), samplingConfig(settings), seen), uniform),
+  logSum({ numbers, simd }) {
+    const kernels = makeKernels(simd), place = kernels.take(numbers.length);
+    kernels.view(place, numbers.length).set(numbers);
+    return kernels.logSum(place, numbers.length);
+  },
   // Updates on batches, one after the other: their losses, the last gradients, the weights, and the loss of the last batch after.
   train({ config, settings, weights, batches }) {
     const floats = named => Object.fromEntries(Object.entries(named).map(([name, x]) => [name, Float32Array.from(x)]));

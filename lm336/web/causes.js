@@ -1,4 +1,4 @@
-// lm336/causes.py in the page: what each token of a story hangs on, by the grammar. Texts are strings of bytes, as in oracle.js.
+// lm336/causes.py in the page: what decides each token of a story, by the grammar. Texts are strings of bytes, as in oracle.js.
 import { Cast, bytesIn, wordsOf } from "./oracle.js";
 import { PRETOKEN } from "./tokenizer.js";
 
@@ -65,7 +65,7 @@ function piecesOf(grammar, text, ended) {
   return pieces.reverse();
 }
 
-// The piece that a token hangs on, with its cause; starts: where pre-tokens begin.
+// The piece that decides a token, with its cause; starts: where pre-tokens begin.
 function pieceOf(pieces, text, begin, end, starts) {
   const letter = text.slice(begin, end).search(/[^ ]/), first = begin + Math.max(letter, 0), last = pieces.at(-1);
   const at = pieces.findLastIndex(piece => piece.begin <= first), piece = pieces[at], over = last.words.length ? -1 : last.begin;
@@ -98,7 +98,7 @@ function* storyCauses(grammar, tokenizer, ids, ended) {
   }
 }
 
-// What each token of some stories hangs on: { name, about, distance }, with the meaning of Python's `Cause`. The last story may be unfinished.
+// What decides each token of some stories: { name, about, distance }, with the meaning of Python's `Cause`. The last story may be unfinished.
 export function tokenCauses(grammar, tokenizer, ids) {
   const causes = [];
   for (let begin = 0; begin < ids.length;) {

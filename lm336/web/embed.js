@@ -28,7 +28,7 @@ function workerModel(folder, recording) {   // the same, and its messages are an
       const name = ["truth", "expected"].includes(message.type) ? "oracle-worker.js" : "worker.js";
       if (!workers[name]) {
         const worker = workers[name] = new Worker(here(name), { type: "module" });
-        worker.onmessage = ({ data }) => hear(data);
+        worker.onmessage = ({ data }) => [data].flat().forEach(answer => hear(answer));
         worker.onerror = () => { delete workers[name]; fail(); };
       }
       workers[name].postMessage({ ...message, url: folder });

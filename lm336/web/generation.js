@@ -1,5 +1,5 @@
 // lm336/generation.py in the page: the one stream of tokens.
-import { uniforms, logProbability, sample, samplingConfig } from "./sampling.js";
+import { draw, samplingConfig, shortlist, uniforms } from "./sampling.js";
 import { bytesOf } from "./tokenizer.js";
 
 // How many characters at the end of a string of bytes belong to a character that is not complete.
@@ -56,7 +56,8 @@ export function remembered(count, context) {
   return count <= context ? count : half + (count - context - 1) % (context + 1 - half);
 }
 
-// The tokens after `ids`, one after the other: { id, logits, logprob, text, cut }, with the meaning of Python's `Token`.
+// The tokens after `ids`, one after the other: { id, logits, logprob, text, cut }, with the meaning of Python's `Token`, and
+// drawnFrom, the shortlist
 // When a text outgrows the context, the model forgets all but the newest half of its context, reads that anew, and carries on.
 // settings: those of samplingConfig, and max_new_tokens. Ids that the tokenizer does not have are never drawn.
 export function* generateStream(model, tokenizer, ids, { max_new_tokens = 100, ...settings } = {}) {
@@ -66,9 +67,9 @@ export function* generateStream(model, tokenizer, ids, { max_new_tokens = 100, .
   let logits = model.read(ids);
   for (let left = max_new_tokens; left > 0; left--) {
     logits = logits.subarray(0, tokenizer.vocab.length);
-    const id = sample(logits, next(), config, seen), scores = logits, over = left === 1 || id === config.stop_token;
+    const list = shortlist(logits, config, seen), id = draw(list, next()), over = left === 1 || id === config.stop_token;
     seen.add(id);
-    yield* pieces.add({ id, logits, get logprob() { return logProbability(scores, id); } }, over);
+    yield* pieces.add({ id, logits, drawnFrom: list, logprob: logits[id] - model.logSum(logits.length) }, over);
     if (over || pieces.stopped) return;
     logits = model.step(id);
   }

@@ -70,7 +70,7 @@ export class PlainKernels {
     }
   }
 
-  // From the gradient dy of its result: dw += dy x r; dx += r (w dy - x r^2 mean(w dy x)), since r hangs on every x of the row.
+  // From the gradient dy of its result: dw += dy x r; dx += r (w dy - x r^2 mean(w dy x)), since r depends on every x of the row.
   normBack(dx, dw, dy, x, r, w, n, d) {
     const F = this.floats;
     for (let row = 0; row < n; row++, x += d, dx += d, dy += d) {
@@ -152,6 +152,15 @@ export class PlainKernels {
       F[target] -= scale;
     }
     return nats;
+  }
+
+  // ln of the sum of exp of n numbers, which become exp(x - top)
+  logSum(x, n) {
+    const F = this.floats;
+    let top = F[x], sum = 0;
+    for (let i = 1; i < n; i++) top = Math.max(top, F[x + i]);
+    for (let i = 0; i < n; i++) sum += F[x + i] = Math.exp(F[x + i] - top);
+    return top + Math.log(sum);
   }
 
   sumOfSquares(x, n) {

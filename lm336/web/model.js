@@ -28,8 +28,12 @@ export async function downloadJSON(...from) {
 
 // float16 to float32: the bits to their places, and 2^112 for the exponent's other bias.
 function widen(halves) {
-  const bits = Uint32Array.from(halves, half => (half & 0x8000) << 16 | (half & 0x7fff) << 13);
-  return new Float32Array(bits.buffer).map(x => x * 2 ** 112);
+  const bits = new Uint32Array(halves.length), floats = new Float32Array(bits.buffer);
+  for (let i = 0; i < bits.length; i++) {
+    bits[i] = (halves[i] & 0x8000) << 16 | (halves[i] & 0x7fff) << 13;
+    floats[i] *= 2 ** 112;
+  }
+  return floats;
 }
 
 // The numbers of a tensor as readTensors gives it.
@@ -77,7 +81,7 @@ export function turns({ d_model: d, num_heads: heads, context_length: context, r
 // x becomes exp(scale x) / sum of exp(scale x); x is given back
 export function softmax(x, scale) {
   let top = x[0], sum = 0;
-  for (const y of x) top = Math.max(top, y);
+  for (let i = 1; i < x.length; i++) top = Math.max(top, x[i]);
   for (let i = 0; i < x.length; i++) sum += x[i] = Math.exp((x[i] - top) * scale);
   for (let i = 0; i < x.length; i++) x[i] /= sum;
   return x;
@@ -170,6 +174,10 @@ export class Model {
     kernels[matvec](this.logits, this.head, d, h, vocab, d, false);
     return kernels.view(this.logits, vocab).slice();
   }
+
+  // ln of the sum of exp of the last step's first `count` logits, whose place it uses: once for each step. With it a token's
+  // logit becomes ln of its probability under the model itself: no penalty, temperature 1, nothing cut off.
+  logSum(count) { return this.kernels.logSum(this.logits, count); }
 
   // h -> mix: what each head gathers. Keys are kept as (head, position, feature), values as (head, feature,
   // position), so that both sums are products with a matrix.

@@ -30,7 +30,7 @@
     show("loading", "Loading the model");
     try {
       worker ??= Object.assign(new Worker("worker.js", { type: "module" }),
-        { onmessage: ({ data }) => answers[data.type]?.(data), onerror: fail });
+        { onmessage: ({ data }) => data.forEach(answer => answers[answer.type]?.(answer)), onerror: fail });
       worker.postMessage({ type: "load", url: new URL(".", location).href });
     } catch { fail(); }
   }

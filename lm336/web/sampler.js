@@ -98,7 +98,7 @@ export function render({ model, el }) {
     let text = { prompt };
     if (at !== null && at < story.given) text = { ids: view.tokens.slice(0, at).map(({ id }) => id) };
     else if (at !== null || isTold()) text = { prompt: story.prompt, after: drawn(at ?? undefined) };
-    if (at !== 0) ask({ type: "distribution", ...how, ...text });
+    if (at !== 0) ask({ type: "distribution", ...how, ...text, drawn: view.tokens[at]?.id });
   }
 
   function start(after) {               // tell what the fields say, after these ids
@@ -148,7 +148,7 @@ export function render({ model, el }) {
 
   function showBars(list, place, best) {   // place: of the token in the text; null: after a prompt that nothing is told of
     const free = state !== "telling" || view.chosen !== null;
-    drawBars(bars, list.filter(({ probability }) => probability >= LEAST).map(bar => ({
+    drawBars(bars, list.filter(({ id, probability }) => probability >= LEAST || id === best).map(bar => ({
       name: named(bar.text), share: bar.probability, value: percent(bar.probability), best: bar.id === best,
       ...(free && { press: () => take(place, bar), label: `go on from here with ${quoted(bar.text)}` }) })));
   }
@@ -163,7 +163,8 @@ export function render({ model, el }) {
     const token = view.tokens[index], bits = surprise(token), excess = byExcess() ? reader.excess(token, index) : null;
     caption.textContent = bits === null ? `${quoted(token.text)} is the first: nothing led the model to expect it.`
       : `${quoted(token.text)} cost ${bits.toFixed(1)} bits${excess === null ? "" : `, ${excess.toFixed(1)} of them excess`}. Press one to go on from here with it.`;
-    showBars(token.bars, index, token.id);
+    const hidden = bits !== null && !token.bars.some(({ id }) => id === token.id);   // the settings cut it off
+    showBars(hidden ? [...token.bars, { ...token, probability: 0 }] : token.bars, index, token.id);
   }
 
   function showPending() {              // once for all tokens of a frame

@@ -100,8 +100,7 @@ export function render({ model, el }) {
     waiting = null;
     if (stale) return ask();
     about = next;
-    $(".about").textContent = about ? describe() : mistake;
-    $(".about").classList.toggle("wrong", !about || about.problem !== "");
+    describe(mistake);
     fields.grammar.setAttribute("aria-invalid", !about);
     become(state);
     if (!about) return;
@@ -115,12 +114,18 @@ export function render({ model, el }) {
     return +fields.layers.value * (4 * width ** 2 + 3 * width * hidden) + (about.words + 2) * width;
   }
 
-  function describe() {
+  function describe(mistake) {
+    const few = about?.stepsToLearn > +fields.steps.value;
+    $(".about").textContent = about ? `${facts()}${few ? ` The ${whole(fields.steps.value)} steps chosen are too few for that.` : ""}` : mistake;
+    $(".about").classList.toggle("wrong", !about || about.problem !== "" || few);
+  }
+
+  function facts() {
     const { entropyBits, bitsPerByte, words, longest, stepsToLearn, problem } = about, seconds = stepsToLearn * BATCH * longest * PER_WEIGHT * size() / speed;
-    const facts = `${entropyBits.toFixed(3)} bits per story, ${bitsPerByte.toFixed(4)} per byte.`;
-    if (problem) return `${facts} ${problem}`;
+    const bits = `${entropyBits.toFixed(3)} bits per story, ${bitsPerByte.toFixed(4)} per byte.`;
+    if (problem) return `${bits} ${problem}`;
     const rich = seconds > 30 ? "This is too rich for half a minute: it" : "It";
-    return `${facts} ${words} words, stories of up to ${longest}. ${rich} takes about ${whole(stepsToLearn)} steps, ${duration(seconds)}, to come within 5 % of the entropy.`;
+    return `${bits} ${words} words, stories of up to ${longest}. ${rich} takes about ${whole(stepsToLearn)} steps, ${duration(seconds)}, to come within 5 % of the entropy.`;
   }
 
   // ---- the run
@@ -157,16 +162,19 @@ export function render({ model, el }) {
     if (state !== "asleep") send({ type: "probe", prompt: words.slice(0, place).join(""), count: 8 });
   }
 
+  function standing() {                // how far from the line
+    const above = progress?.above;
+    return !Number.isFinite(above) ? "–" : above < 0 ? `${percent(-above)} below` : `${percent(above)} above`;
+  }
+
   function show() {
-    const floor = about.entropyBits, { step = 0, max_steps = 0, above, tokens = 0, tokensPerSecond, secondsLeft } = progress ?? {};
+    const floor = about.entropyBits, { step = 0, max_steps = 0, tokens = 0, tokensPerSecond, secondsLeft } = progress ?? {}, where = standing();
     if (floor) draw($(".chart"), points, floor, max_steps || +fields.steps.value);
-    const where = !Number.isFinite(above) ? "–" : above < 0 ? `${percent(-above)} below` : `${percent(above)} above`;
     $(".chart").setAttribute("aria-label", points.length ? `After ${whole(step)} steps the loss is ${points.at(-1)[1].toFixed(1)} bits per story, ${where} the entropy of ${floor.toFixed(1)}.`
       : `No steps yet; the entropy is ${floor.toFixed(1)} bits per story.`);
     const numbers = { "from the line": where, "steps": max_steps ? `${whole(step)} of ${whole(max_steps)}` : whole(step), "words read": whole(tokens),
       "words per second": tokensPerSecond ? whole(tokensPerSecond) : "–", "time left": secondsLeft || secondsLeft === 0 ? duration(secondsLeft) : "–" };
     showNumbers($(".numbers"), numbers);
-    return where;
   }
 
   const below = () => `Alarm: the loss is below the entropy, where no honest model can be. ${fields.mask.checked ? "Either the mask was off, or this is a bug."
@@ -178,14 +186,15 @@ export function render({ model, el }) {
       progress = next;
       for (const [step, bits, truth] of next.losses) points.push([step, about.entropyBits + bits - truth]);
       if (next.tokensPerSecond) speed = next.tokensPerSecond * PER_WEIGHT * size();
-      const where = show(), alarm = next.above < -0.03 ? below() : "";
+      const alarm = next.above < -0.03 ? below() : "";
       if ($(".alarm").textContent !== alarm) $(".alarm").textContent = alarm;
-      const now = performance.now(), changed = next.running !== (state === "running");
+      const now = performance.now(), changed = next.running !== (state === "running"), due = !next.running || now - heard > (still.matches ? 5000 : 1000);
       if (now - told > 10_000 || changed || next.finished) {
         told = now;
-        become(next.finished ? "finished" : next.running ? "running" : "paused", `${next.finished ? "Done" : next.running ? "Training" : "Paused"}: after ${whole(next.step)} steps ${where} the line.`);
+        become(next.finished ? "finished" : next.running ? "running" : "paused", `${next.finished ? "Done" : next.running ? "Training" : "Paused"}: after ${whole(next.step)} steps ${standing()} the line.`);
       }
-      if (!next.running || now - heard > (still.matches ? 5000 : 1000)) listen();
+      if (due || !still.matches) show();
+      if (due) listen();
     },
     sample({ text }) { $(".text").textContent = text; },
     probe: showBeliefs,
@@ -261,7 +270,7 @@ export function render({ model, el }) {
       model.save_changes();
       ask();
     } else if (about) {
-      $(".about").textContent = describe();
+      describe();
       show();
     }
     if (state !== "asleep") send({ type: "settings", learning_rate: settings().learning_rate, rope: fields.rope.checked, mask: fields.mask.checked });

@@ -2,15 +2,21 @@
 // README.md lists its messages.
 import { Model, downloadJSON, sentence } from "./model.js";
 import { generateStream, remembered } from "./generation.js";
-import { distribution, logProbability, samplingConfig } from "./sampling.js";
+import { likeliest, samplingConfig, shortlist } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
 
-let model, tokenizer, download, job = 0;
+let model, tokenizer, names, download, job = 0;   // names: the texts of tokens, by id
 
-// Let waiting messages in, in microseconds; a timer would take 4 ms.
+// Let waiting messages in, when a job begins and then sixty times a second. It takes a fraction of a millisecond; a timer would take 4.
 const channel = new MessageChannel(), waiting = [];
+let breath;                           // when that was last
 channel.port1.onmessage = () => waiting.shift()();
-const breathe = () => new Promise(resolve => { waiting.push(resolve); channel.port2.postMessage(0); });
+const due = () => performance.now() > breath + 16;
+async function breathe() {
+  if (!due()) return;
+  await new Promise(resolve => { waiting.push(resolve); channel.port2.postMessage(0); });
+  breath = performance.now();
+}
 
 async function load({ url }, say) {
   download = new AbortController();
@@ -20,7 +26,7 @@ async function load({ url }, say) {
   model = await Model.load(folder, (loaded, total) => say({ type: "progress", loaded, total }), signal);
   const tokens = words.vocab.length, rows = model.config.vocab_size;
   if (tokens > rows) throw new Error(`tokenizer.json has ${tokens} tokens, the model only ${rows}: they do not belong together.`);
-  tokenizer = words;
+  [tokenizer, names] = [words, []];
   say({ type: "ready", config: model.config, vocabSize: tokens });
 }
 
@@ -45,33 +51,33 @@ async function read(request, mine, weights) {
   return ids;
 }
 
-// The tokens that are likeliest to be drawn, and the one that was. Rows of the model that no token belongs to never are.
-function bars(logits, request, seen, drawn) {
-  const known = logits.subarray(0, tokenizer.vocab.length);
-  const likeliest = count => distribution(known, samplingConfig(request), count, seen);
-  const bar = ({ ids, probabilities }, i) => ({ id: ids[i], text: tokenizer.decode([ids[i]]), probability: probabilities[i] });
-  const top = likeliest(request.count ?? 10), shown = Array.from(top.ids, (_, i) => bar(top, i));
-  if (drawn === undefined || top.ids.includes(drawn)) return shown;
-  const all = likeliest(known.length), at = all.ids.indexOf(drawn);
-  return all.probabilities[at] > 0 ? [...shown.slice(0, -1), bar(all, at)] : shown;
+// The likeliest tokens of a shortlist, and the one that was drawn.
+function bars(list, { count = 10 }, drawn) {
+  const bar = (id, probability) => ({ id, text: names[id] ??= tokenizer.decode([id]), probability });
+  const { ids, probabilities } = likeliest(list, count), shown = Array.from(ids, (id, i) => bar(id, probabilities[i]));
+  if (drawn === undefined || ids.includes(drawn)) return shown;
+  const share = list.probabilities[list.ids ? list.ids.indexOf(drawn) : drawn];
+  return share > 0 ? [...shown.slice(0, -1), bar(drawn, share)] : shown;
 }
+
+// Rows of the model that no token belongs to are never drawn.
+const known = logits => logits.subarray(0, tokenizer.vocab.length);
 
 async function look(request, say, mine) {
   const ids = await read(request, mine);
-  if (ids) say({ type: "bars", bars: bars(model.read(ids), request, new Set(ids)) });
+  if (ids) say({ type: "bars", bars: bars(shortlist(known(model.read(ids)), samplingConfig(request), new Set(ids)), request, request.drawn) });
 }
 
 // Each token of a text, with what the model expected in its place.
 async function follow(request, say, mine) {
-  const tokens = [], seen = new Set(), next = tokenizer.decoder();
-  let logits;
+  const tokens = [], seen = new Set(), config = samplingConfig(request), next = tokenizer.decoder();
+  let logits = null;
   model.weights = undefined;
   model.reset();
   for (const id of idsOf(request)) {
-    const known = logits?.subarray(0, tokenizer.vocab.length);
-    tokens.push({ id, text: next(id), logprob: known ? logProbability(known, id) : null, bars: known ? bars(known, request, seen, id) : [] });
+    tokens.push({ id, text: next(id), logprob: logits && logits[id] - model.logSum(logits.length), bars: logits ? bars(shortlist(logits, config, seen), request, id) : [] });
     seen.add(id);
-    logits = model.step(id);
+    logits = known(model.step(id));
     await breathe();
     if (job !== mine) return;
   }
@@ -88,29 +94,32 @@ async function attention(request, say, mine) {
 }
 
 async function generate(request, say, mine) {
-  const ids = await read(request, mine), seen = new Set(ids), start = performance.now();
+  const ids = await read(request, mine), start = performance.now();
   const settings = { ...request, max_new_tokens: request.max_new_tokens ?? 200, stop_token: request.stop_token ?? tokenizer.endOfText };
-  let tokens = 0, text = "", ended = false;
-  if (ids) for (const { id, logits, logprob, text: piece, cut } of generateStream(model, tokenizer, ids, settings)) {
+  let tokens = 0, text = "", ended = false, news = [];
+  if (ids) for (const { id, drawnFrom, logprob, text: piece, cut } of generateStream(model, tokenizer, ids, settings)) {
     if (id === settings.stop_token) break;
     text += piece;
     tokens++;
     ended = cut;                         // by a stop string within this token
-    say({ type: "token", id, text: piece, logprob, cut, bars: bars(logits, request, seen, id) });
-    seen.add(id);
+    news.push({ type: "token", id, text: piece, logprob, cut, bars: bars(drawnFrom, request, id) });
+    if (!due()) continue;
+    say(...news);
+    news = [];
     await breathe();
     if (job !== mine) break;
   }
   const cancelled = job !== mine, tokensPerSecond = 1000 * tokens / (performance.now() - start) || 0;
   ended ||= !cancelled && tokens < settings.max_new_tokens;
-  say({ type: "done", tokens, text, tokensPerSecond, ended, cancelled });
+  say(...news, { type: "done", tokens, text, tokensPerSecond, ended, cancelled });
 }
 
 self.onmessage = async ({ data }) => {
-  const say = message => self.postMessage({ ...message, tag: data.tag });
+  const say = (...messages) => self.postMessage(messages.map(message => ({ ...message, tag: data.tag })));
   const work = { load, distribution: look, read: follow, attention, generate, cancel() {} }[data.type];
   const ready = tokenizer || work === load || data.type === "cancel";
   const mine = ready ? ++job : job;
+  breath = -Infinity;
   try {
     if (!work) throw new Error(`There is no message of type ${data.type}.`);
     if (!ready) throw new Error("The model is not loaded yet.");
