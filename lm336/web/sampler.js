@@ -190,6 +190,7 @@ export function render({ model, el }) {
   }
 
   function shade(mistake) {             // the perfect reader has answered
+    if (!byExcess()) return;
     const left = reader.told < view.tokens.length;
     status.textContent = mistake ?? (left ? `Impossible: ${impossible(view.tokens, reader.told)}. From there on there is no excess.`
       : "The warmer a word, the more the model lacked: the perfect reader of the stories had expected it.");
