@@ -79,7 +79,7 @@ def _first_letter(part: Any, ways: int, chosen: bool) -> str:
 
 
 def _go_on(told: _Telling, plot: Plot, text: bytes) -> Iterator[tuple[_Telling, bool]]:
-    "What the next part writes of a text: tellings, and whether the text ends within the part."
+    "A telling after one more part, each way, and whether the text ends within that part."
     assert told.place is not None
     (parts, index, after), lists = told.place, list(plot.cast.values())
     part, after = parts[index], (parts, index + 1, after)

@@ -196,7 +196,7 @@ def check_same_run(
     model: TransformerConfig,  # of the run that would go on from it
     training: TrainingConfig,  # of the same
 ):
-    "`InputError` for the first number of the model or the training that differs from then."
+    "`InputError` for the first setting of the model or the training that has changed."
     for part, config in (("model", model), ("training", training)):
         then = extra.get(part)
         if not isinstance(then, dict):

@@ -40,7 +40,7 @@ class ResumableTrainer(FastTrainer):
         return max((self.folder / "checkpoints").glob("step_*.safetensors"), default=None)
 
     def last_good(self) -> str:
-        "A sentence about it."
+        "A sentence about the last good checkpoint."
         last = self.last_checkpoint()
         if last is None:
             return "no checkpoint had been written yet"

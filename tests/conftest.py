@@ -5,6 +5,7 @@ import random
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib
 import numpy as np
@@ -49,6 +50,15 @@ def real_text():
     if not path.is_file():
         pytest.skip("no real text here: set LM336_TEXT to the path of one")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_samples():
+    "A run's samples have 40 tokens, more than a tiny context holds: 400 take half a second."
+    from lm336.report import write_samples
+
+    with patch.object(write_samples, "__defaults__", (40, 0.8)):  # and a temperature
+        yield
 
 
 WRITTEN_BY_OTHERS = {   # by pytest, torch.compile and CUDA

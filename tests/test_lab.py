@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
@@ -212,23 +213,19 @@ class Notebook:
         assert self.errors == [] and self.foreign == []
 
 
-@pytest.fixture
-def notebook(chromium, lab):
-    "Opens a notebook and runs it; at the end nobody has complained."
-    context = chromium.new_context(viewport=dict(width=1300, height=1000))
-    opened: list[Notebook] = []
-
-    def open_and_run(name):
-        opened.append(Notebook(context.new_page(), lab, name))
-        return opened[-1]
-    yield open_and_run
-    if ARTEFACTS:
-        number = len(os.listdir(ARTEFACTS))
-        opened[0].page.screenshot(path=Path(ARTEFACTS) / f"lab-{number}.png")
-    for one in opened:
-        one.finish()
-        one.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    context.close()
+@contextmanager
+def opened(chromium, lab, name):
+    "A notebook while the block runs; at the end nobody has complained."
+    page = chromium.new_page(viewport=dict(width=1300, height=1000))
+    try:
+        notebook = Notebook(page, lab, name)
+        yield notebook
+        if ARTEFACTS:
+            page.screenshot(path=Path(ARTEFACTS) / f"lab-{name}.png")
+        notebook.finish()
+        page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    finally:
+        page.close()
 
 
 PICTURE = """el => {
@@ -269,16 +266,24 @@ def settle(page, part):
     return last
 
 
-@pytest.mark.parametrize("name", WIDGETS)
-def test_each_control_moves_its_panel(notebook, lab, name):
-    show, controls = WIDGETS[name]
-    cells = [nbformat.v4.new_code_cell(SETUP), nbformat.v4.new_code_cell(show)]
+@pytest.fixture(scope="module")
+def panels(chromium, lab):
+    "A notebook with every panel in a cell of its own, run."
+    shown = [SETUP, *(show for show, _ in WIDGETS.values())]
+    cells = [nbformat.v4.new_code_cell(code) for code in shown]
     # without a kernel's name JupyterLab asks for one
     kernel = dict(name="python3", display_name="Python 3", language="python")
     written = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel))
-    nbformat.write(written, lab[0] / f"nbs/{name}.ipynb")
-    page = notebook(f"{name}.ipynb").page
-    panel = page.locator(".lm336").first
+    nbformat.write(written, lab[0] / "nbs/panels.ipynb")
+    with opened(chromium, lab, "panels.ipynb") as notebook:
+        yield notebook
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_each_control_moves_its_panel(panels, name):
+    page, (_, controls) = panels.page, WIDGETS[name]
+    cell = page.locator(".jp-CodeCell").nth(1 + list(WIDGETS).index(name))
+    panel = cell.locator(".lm336").first
     panel.wait_for()
     for control, action, part, *press in controls:
         shown = panel.locator(part).first
@@ -288,28 +293,33 @@ def test_each_control_moves_its_panel(notebook, lab, name):
             panel.locator(press[0]).first.click()
         changes(page, shown, before, f"{name}: {control}")
     settle(page, panel)
+    panels.finish()
 
 
-def chapter(name, root):
-    "A copy of a chapter, and of its pictures."
-    shutil.copy(ROOT / "nbs" / name, root / "nbs")
+def chapter(name, root, end=None):
+    "A copy of a chapter as far as a cell that ends with these words, and of its pictures."
+    written = nbformat.read(ROOT / "nbs" / name, as_version=4)
+    ends = [i for i, cell in enumerate(written.cells) if end and cell.source.endswith(end)]
+    written.cells = written.cells[: ends[0] + 1 if end else None]
+    nbformat.write(written, root / "nbs" / name)
     for picture in (ROOT / "nbs").glob("*.png"):
         shutil.copy(picture, root / "nbs")
     shutil.copytree(ROOT / "nbs/pictures", root / "nbs/pictures", dirs_exist_ok=True)
     return name
 
 
-def test_the_chapter_of_the_widgets_runs(notebook, lab):
-    page = notebook(chapter("20_widgets.ipynb", lab[0])).page
-    panels = page.locator(".jp-OutputArea .lm336")
-    names = "sampler bpe painter rope attention schedule learn train-here"
-    for name in names.split():
-        panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
+def test_the_chapter_of_the_widgets_runs(chromium, lab):
+    with opened(chromium, lab, chapter("20_widgets.ipynb", lab[0])) as notebook:
+        panels = notebook.page.locator(".jp-OutputArea .lm336")
+        names = "sampler bpe painter rope attention schedule learn train-here"
+        for name in names.split():
+            panels.and_(panels.page.locator(f".lm336-{name}")).first.wait_for()
 
 
-def test_the_panel_of_the_generation_chapter(notebook, lab):
+def test_the_panel_of_the_generation_chapter(chromium, lab):
     "The sampler on the shipped model, the first widget of the chapter."
-    page = notebook(chapter("14_generation.ipynb", lab[0])).page
-    panel = page.locator(".jp-OutputArea .lm336-sampler").first
-    panel.locator("button").first.click()
-    panel.locator(".status", has_text="per second").wait_for(timeout=120_000)
+    name = chapter("14_generation.ipynb", lab[0], "Sampler(model, tokenizer)")
+    with opened(chromium, lab, name) as notebook:
+        panel = notebook.page.locator(".jp-OutputArea .lm336-sampler").first
+        panel.locator("button").first.click()
+        panel.locator(".status", has_text="per second").wait_for(timeout=120_000)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 
 import pytest
@@ -42,9 +43,11 @@ def model(site):
 def shorter(site, tokens=60):
     "The panel's stories end after so many tokens."
     path = site[0] / "web/sampler.js"
-    text = path.read_text(encoding="utf-8")
-    assert text.count("max_new_tokens: 400") == 1
-    path.write_text(text.replace("max_new_tokens: 400", f"max_new_tokens: {tokens}"))
+    text, count = re.subn(
+        r"max_new_tokens: \d+", f"max_new_tokens: {tokens}", path.read_text(encoding="utf-8")
+    )
+    assert count == 1
+    path.write_text(text)
 
 
 def endless(site):
@@ -228,6 +231,27 @@ def test_a_link_that_is_damaged_gets_a_sentence(page, site):
     page.goto("about:blank")
     page.goto(site[1] + "#prompt=Once&temperature=hot&seed=-3&after=")
     page.click("text=Tell a story")
+    ready(page)
+
+
+def test_another_link_is_followed_on_the_same_page(page, site):
+    "Also while a story is told; what the link leaves out is as at the beginning."
+    shorter(site)
+    first = tell(page, site, prompt=PROMPT, temperature=0.3, top_k=5)
+    link = address(page)
+    endless(site)
+    page.goto("about:blank")
+    page.goto(site[1])
+    page.fill("[name=top_p]", "0.5")
+    page.click("[type=submit]")
+    page.wait_for_function("document.querySelectorAll('[role=option]').length > 20")
+    page.evaluate(f"location.hash = '{link.split('#')[1]}'")
+    page.wait_for_selector("text=This link holds a story")
+    assert text_of(page) == "" and page.input_value("[name=top_p]") == "1"
+    page.click("text=Tell a story")
+    page.wait_for_function("document.querySelectorAll('[role=option]').length > 100")
+    assert page.eval_on_selector_all("[role=option]", TOKENS)[: len(first)] == first
+    page.click("text=Stop")
     ready(page)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm336.errors import InputError
+from lm336.errors import END_OF_TEXT, InputError
 from lm336.grammar import StoryGrammar
 from lm336.tokenizer import Tokenizer
-from lm336.transformer import Transformer
+from lm336.transformer import Transformer, TransformerConfig
 from lm336.widgets import TrainHere
 
 from . import test_page
@@ -23,6 +23,7 @@ from .test_widgets import write_page
 chromium = test_page.chromium  # fixtures
 page = test_page.page
 
+MODEL_FILES = "config.json", "tokenizer.json", "model.safetensors"
 SMALL = "# One day\n[Tom|Eva|Zoe] had a [dog|cat].\n[He|She] slept [well|badly]."
 
 # Answers as train-worker.js does, without a model: each `step` is the next entry of `script`.
@@ -34,6 +35,7 @@ self.onmessage = ({ data }) => {
   const say = message => self.postMessage({ ...message, tag: data.tag });
   if (data.type === "grammar") say({ type: "grammar", ...describe(data.text) });
   if (data.type === "sample") say({ type: "sample", text: `story ${step}`, step });
+  if (data.type === "download") say({ type: "error", message: "It is too heavy." });
   if (data.type !== "step") return;
   const { above, error, running = false, finished = false } = script[step++];
   if (error) return say({ type: "error", message: error });
@@ -222,16 +224,57 @@ def test_an_error_in_the_run_is_a_sentence_and_the_end_is_told(panel):
     page = panel(script=script)
     page.click("text=One step")
     says(page, ".now", "Step 1: the loss is NaN.")
+    assert page.is_visible("text=Train") and page.is_disabled("text=Reset")
     page.click("text=One step")
     says(page, ".now", "Done: after 2 steps 10 % above the line.")
     assert page.is_visible("text=Train again")
 
 
-def test_without_its_program_the_panel_says_so(page, site):
+def test_what_cannot_be_taken_along_does_not_disturb_the_run(panel):
+    page = panel(script=[dict(above=2, running=True)])
+    page.click("text=One step")
+    says(page, ".now", "Training:")
+    page.click("text=Download the model")
+    says(page, ".now", "It is too heavy.")
+    assert page.is_visible("text=Pause")
+
+
+def test_without_its_program_the_panel_says_so_and_tries_again(page, site):
     page.expected_errors.append("404")
-    (site[0] / "web/train-worker.js").unlink()
+    (site[0] / "web/train-worker.js").rename(site[0] / "elsewhere")
     page.goto(site[1])
     says(page, ".now", "The program that trains could not be loaded.")
+    assert page.is_disabled("text=Train")
+    (site[0] / "elsewhere").rename(site[0] / "web/train-worker.js")
+    page.fill("[name=grammar]", SMALL)
+    says(page, ".about", "4.585 bits per story")
+    assert page.is_enabled("text=Train")
+
+
+def test_a_model_of_python_goes_on(panel, tmp_path):
+    "It tells a story before its first step; what is no folder of a model is a sentence."
+    page = panel()
+    tokenizer = Tokenizer({i: bytes([i]) for i in range(256)}, [], [END_OF_TEXT])
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(257, 64, 32, 1, 2))
+    for part in (tokenizer, model):
+        part.save_pretrained(tmp_path / "mine")
+    names = [tmp_path / "mine" / name for name in MODEL_FILES]
+    page.set_input_files("[name=files]", names[:2])
+    says(page, ".now", "The folder has no model.safetensors")
+    assert page.is_visible("text=Train") and page.is_disabled("text=Reset")
+    page.set_input_files("[name=files]", names)
+    page.wait_for_function("document.querySelector('.text').textContent")
+    page.click("text=One step")
+    says(page, ".numbers", "1 of 800")
+    with page.expect_download() as download:
+        page.click("text=Download the model")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        archive.extractall(tmp_path / "taken")
+    after = Transformer.from_pretrained(tmp_path / "taken/stories")
+    assert after.config == model.config
+    moved = [(x - y).abs().max() for x, y in zip(after.parameters(), model.parameters())]
+    assert 0 < max(moved) < 0.02, "one step from where Python ended"
 
 
 def test_the_model_can_be_taken_along(panel, tmp_path):

@@ -33,6 +33,10 @@ class Pieces {
   // the text before it is left: it is `cut`. last: no more tokens will come.
   *add(token, last) {
     const { waiting, stops, tokenizer: { vocab } } = this;
+    if (!waiting.length && !stops.length && /^[\0-\x7f]*$/.test(vocab[token.id])) {   // mostly a token is its own text
+      yield Object.assign(token, { text: vocab[token.id], cut: false });
+      return;
+    }
     waiting.push(token);
     const bytes = waiting.map(({ id }) => vocab[id]).join("");
     const found = stops.filter(stop => bytes.includes(stop)).map(stop => ({ begin: bytes.indexOf(stop), end: bytes.indexOf(stop) + stop.length }));

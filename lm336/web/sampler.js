@@ -294,12 +294,26 @@ export function render({ model, el }) {
     if (still) while (messages.length) tick(); else beat = setInterval(tick, BEAT);
   }
 
-  const query = new URLSearchParams(linked ? location.hash.slice(1) : "");
-  if (query.has("prompt")) {
+  function open() {                     // the story that the address holds, if it holds one
+    const query = new URLSearchParams(linked ? location.hash.slice(1) : "");
+    if (!query.has("prompt")) return false;
+    clearInterval(beat);
+    if (state === "telling") {          // what is on its way of another story is not heard
+      model.send({ type: "cancel" });
+      tag++;
+      become("ready");
+    }
+    [told, pending, reading, next] = [false, null, null, []];
+    form.reset();
     fill(Object.fromEntries(query));
     story = { ...settings(), after: (query.get("after") ?? "").split(".").filter(Boolean).map(Number), given: 0 };
+    view.show([]);
     status.textContent = "This link holds a story: press, and it is told again.";
-  } else if (recording) play();
+    return true;
+  }
+  addEventListener("hashchange", () => { if (open()) { label(); showNext(); } });
+
+  if (!open() && recording) play();
   label();
   if (!view.tokens.length) showNext();
 }

@@ -17,6 +17,8 @@ const HTML = `
     ${choice("width", "Width", [32, 48, 64, 96, 128], 64)}${choice("layers", "Layers", [1, 2, 3, 4], 2)}${choice("heads", "Heads", [1, 2, 4, 8], 4)}
     ${choice("steps", "Steps", [100, 200, 400, 800, 1600, 3200], 800)}
     ${tick("rope", "RoPE: the words have an order")}${tick("mask", "Mask: no word sees the next")}
+    <label class="wide">Go on with a model of yours: config.json, tokenizer.json and model.safetensors
+      <input name="files" type="file" multiple accept=".json,.safetensors"></label>
     <div class="actions"><button type="submit"></button><button type="button" class="quiet" name="one">One step</button>
       <button type="button" class="quiet" name="again">Reset</button><button type="button" class="quiet" name="save">Download the model</button></div>
     <p class="status now" role="status"></p>
@@ -62,25 +64,32 @@ function draw(picture, points, floor, last) {
 export function render({ model, el }) {
   const $ = panel(el, "train-here", HTML), form = $("form"), fields = form.elements, list = $(".tokens"), still = matchMedia("(prefers-reduced-motion: reduce)");
   const tags = { run: 0, grammar: 0 }, tag = kind => `${kind} ${tags[kind]}`;   // what is older is not listened to
+  const aside = () => `aside ${tags.run}`;                     // of questions to the run: an error leaves it as it is
   let worker = null, state = "asleep";
   let about = null, waiting = null;                            // what is known of the grammar; the text about which an answer is due
-  let points = [], progress = null, speed = SPEED, heard = -Infinity, told = -Infinity;   // heard: when a sample was asked for last; told: when the status was
+  let points = [], progress = null, parameters = 0, speed = SPEED, heard = -Infinity, told = -Infinity;   // heard: when a sample was asked for last; told: when the status was
   let words = [], place = 2;
 
   function send(message) {
     if (!worker) {
       const source = model.get("worker");
       worker = new Worker(source ? URL.createObjectURL(new Blob([source], { type: "text/javascript" })) : new URL("train-worker.js", import.meta.url), { type: "module" });
-      worker.onmessage = ({ data }) => { if ([tag("run"), tag("grammar")].includes(data.tag)) answers[data.type]?.(data); };
-      worker.onerror = () => { worker = null; become("asleep", "The program that trains could not be loaded. Is the network there?"); };
+      worker.onmessage = ({ data }) => { if ([tag("run"), tag("grammar"), aside()].includes(data.tag)) answers[data.type]?.(data); };
+      worker.onerror = fail;
     }
     worker.postMessage({ tag: tag("run"), ...message });
+  }
+
+  function fail() {                    // whatever comes next tries it again
+    worker.terminate();
+    worker = waiting = null;
+    become("asleep", "The program that trains could not be loaded. Is the network there?");
   }
 
   function become(next, sentence) {
     state = next;
     $("[type=submit]").textContent = STATES[state];
-    const ready = about && !about.problem;
+    const ready = about && !about.problem && waiting === null;
     for (const button of [$("[type=submit]"), fields.one]) button.disabled = !ready;
     fields.again.disabled = fields.save.disabled = state === "asleep";
     if (sentence !== undefined) $(".now").textContent = sentence;
@@ -92,6 +101,7 @@ export function render({ model, el }) {
     if (waiting !== null) return;
     waiting = fields.grammar.value;
     tags.grammar++;
+    become(state);
     send({ type: "grammar", text: waiting, tag: tag("grammar") });
   }
 
@@ -141,6 +151,14 @@ export function render({ model, el }) {
     become(paused ? "paused" : "running", "Training begins");
   }
 
+  async function take() {              // a model's folder, which goes on to learn
+    const files = Object.fromEntries(await Promise.all(Array.from(fields.files.files, async file => [file.name, await file.arrayBuffer()])));
+    fields.files.value = "";
+    forget();
+    send({ type: "load", ...settings(), files, paused: true });
+    become("paused", "Your model: go on, or take one step.");
+  }
+
   function forget() {                  // what was learned
     if (state !== "asleep") send({ type: "pause" });
     tags.run++;
@@ -154,12 +172,12 @@ export function render({ model, el }) {
 
   function listen() {                  // to the model: a story, and what it believes
     heard = performance.now();
-    send({ type: "sample" });
+    send({ type: "sample", tag: aside() });
     probe();
   }
 
   function probe() {
-    if (state !== "asleep") send({ type: "probe", prompt: words.slice(0, place).join(""), count: 8 });
+    if (state !== "asleep") send({ type: "probe", prompt: words.slice(0, place).join(""), count: 8, tag: aside() });
   }
 
   function standing() {                // how far from the line
@@ -182,10 +200,14 @@ export function render({ model, el }) {
 
   const answers = {
     grammar: know,
+    ready(answer) {
+      parameters = answer.parameters;
+      listen();
+    },
     progress(next) {
       progress = next;
       for (const [step, bits, truth] of next.losses) points.push([step, about.entropyBits + bits - truth]);
-      if (next.tokensPerSecond) speed = next.tokensPerSecond * PER_WEIGHT * size();
+      if (next.tokensPerSecond) speed = next.tokensPerSecond * PER_WEIGHT * (parameters || size());
       const alarm = next.above < -0.03 ? below() : "";
       if ($(".alarm").textContent !== alarm) $(".alarm").textContent = alarm;
       const now = performance.now(), changed = next.running !== (state === "running"), due = !next.running || now - heard > (still.matches ? 5000 : 1000);
@@ -206,8 +228,9 @@ export function render({ model, el }) {
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     },
     error(answer) {
+      told = performance.now();
       if (answer.tag === tag("grammar")) know(null, answer.message);
-      else become(state === "running" ? "paused" : state, answer.message);
+      else become(answer.tag === aside() ? state : progress ? "finished" : "asleep", answer.message);
     },
   };
 
@@ -259,8 +282,9 @@ export function render({ model, el }) {
     send({ type: "step" });
   };
   fields.again.onclick = forget;
-  fields.save.onclick = () => send({ type: "download" });
+  fields.save.onclick = () => send({ type: "download", tag: aside() });
   form.oninput = ({ target: { name } }) => {
+    if (name === "files") return take();
     if (name === "example") fields.grammar.value = GRAMMARS[fields.example.value] ?? "";
     if (name === "grammar") nameExample();
     if (name === "rate") label();
