@@ -26,10 +26,10 @@ MAIN_LINE = [
 UNDER_THE_HOOD = [
     "grammar", "download",
     "fast_bpe", "fast_model", "fast_training", "fast_generation",
-    "accounting", "backward", "automaton",
+    "accounting", "backward", "automaton", "muon",
 ]
 BEHIND = [
-    "oracle", "causes", "report", "experiments", "scaling", "bug_zoo",
+    "oracle", "causes", "report", "experiments", "scaling", "speedrun", "bug_zoo",
     "questions", "exercises", "widgets", "interop", "cli",
 ]
 ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]

@@ -26,6 +26,7 @@ from nbdev.config import get_config
 from nbdev.process import extract_directives
 from nbdev.processors import FilterDefaults
 
+ROOT = Path(__file__).parents[1]
 LANGUAGES = "English · [简体中文](README.zh-CN.md)"
 LINKS = (
     "**[Read it on the web]({site}/)**, where this panel is alive · "
@@ -54,7 +55,7 @@ def poll_in_slices(channel, seconds=0.25):
 
 class Client(NotebookClient):
     "Runs the cells that nbdev_test would run."
-    skip_flags = frozenset(get_config().tst_flags.split())
+    skip_flags = frozenset(get_config(path=ROOT).tst_flags.split())
 
     async def async_start_new_kernel_client(self):
         client = await super().async_start_new_kernel_client()
@@ -111,7 +112,6 @@ def as_committed(nb):
 
 
 def execute(path, timeout):
-    root = get_config().config_path
     nb = nbformat.read(path, as_version=4)
     client = Client(
         nb,
@@ -120,7 +120,7 @@ def execute(path, timeout):
         record_timing=False,
         resources={"metadata": {"path": str(Path(path).parent)}},
     )
-    search = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # a finished bar is no news
     client.execute(env={**os.environ, "PYTHONPATH": search, "TQDM_DISABLE": "1"})
     as_committed(nb)
@@ -131,7 +131,7 @@ def execute(path, timeout):
 def readme():
     "index.ipynb as Markdown, the way nbdev_readme would have it."
     os.environ["IN_TEST"] = "1"
-    cfg = get_config()
+    cfg = get_config(path=ROOT)
     nb = read_nb(cfg.nbs_path / cfg.readme_nb)
     FilterDefaults()(nb)
     nb = nbformat.reads(nb2str(nb), as_version=4)
@@ -180,7 +180,7 @@ if __name__ == "__main__":
     else:
         if not args.check:
             chapters.write_map()
-        target, text = get_config().config_path / "README.md", readme()
+        target, text = ROOT / "README.md", readme()
         if not args.check:
             target.write_text(text, encoding="utf-8")
         elif not target.exists() or target.read_text(encoding="utf-8") != text:

@@ -27,7 +27,7 @@ from nbdev.showdoc import showdoc_nm
 
 chapters = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("chapters.py"))))
 terms = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("terms.py"))))
-CFG = get_config()
+CFG = get_config(path=Path(__file__).parents[1])
 ROOT, NBS = CFG.config_path, CFG.nbs_path
 PROC, DOCS = ROOT/"_proc", ROOT/"_docs"
 HOME = CFG.doc_host.rstrip("/") + CFG.doc_baseurl.rstrip("/") + "/"

@@ -167,7 +167,7 @@ def _no_mask(original: Callable) -> Callable:
 
 
 def nothing_beats_the_entropy():
-    "On fair dice, a validation loss is not below ln 8, by more than luck explains."
+    "On fair dice, a validation loss is not below ln 8 by more than luck explains."
     rng = np.random.default_rng(0)
     die = TransformerConfig(
         vocab_size=8, context_length=16, d_model=32, num_layers=1, num_heads=2)
@@ -205,7 +205,7 @@ def targets_are_the_next_tokens():
 BUGS.append(Bug(
     "targets not shifted", "lm336.training.batch_at",
     _same_row, targets_are_the_next_tokens,
-    "a loss of almost nothing, and a model that repeats its last word for ever"))
+    "a loss of almost nothing, and a model that repeats its last word forever"))
 
 # %% ../nbs/19_bug_zoo.ipynb #f149251d
 def _one_seed(original: Callable) -> Callable:
@@ -252,7 +252,7 @@ def an_average_of_equals_is_the_same():
 BUGS.append(Bug(
     "softmax over the wrong axis", "lm336.attention.scaled_dot_product_attention",
     _wrong_axis, an_average_of_equals_is_the_same,
-    "a loss that is too good, and text that is much worse than it"))
+    "a loss that is too good, and text that is much worse than the loss suggests"))
 
 # %% ../nbs/19_bug_zoo.ipynb #897b1eb2
 def _unscaled(original: Callable) -> Callable:
@@ -276,7 +276,7 @@ def attention_equals_the_formula():
 BUGS.append(Bug(
     "scores not scaled", "lm336.attention.scaled_dot_product_attention",
     _unscaled, attention_equals_the_formula,
-    "a model that learns, a little worse, the more so the wider its heads"))
+    "a model that learns a little worse; the wider its heads, the worse"))
 
 # %% ../nbs/19_bug_zoo.ipynb #2ae674c8
 def _keys_stay(original: Callable) -> Callable:
@@ -388,7 +388,7 @@ def _padding_sees_nothing(original: Callable) -> Callable:
 
 
 def no_query_is_left_without_a_key():
-    "Every query, also of padding, may attend to something."
+    "Every query, even one of padding, may attend to something."
     visible: Any = KVCache(CONFIG, 2, start=[4, 0]).mask(9)
     empty = (~visible.any(-1)).nonzero()
     assert not len(empty), (
@@ -462,7 +462,7 @@ def _narrow_squares(original: Callable) -> Callable:
 
 
 def norm_of_large_numbers():
-    "300 in float16, whose square is no float16, has a root mean square of 300."
+    "300, whose square float16 cannot hold, has a root mean square of 300 in float16."
     out = RMSNorm(8)(torch.full((8,), 300.0).half())
     assert torch.allclose(out.float(), torch.ones(8), atol=1e-2), (
         f"300 becomes {out[0].item():.1f} and not 1: "
@@ -680,7 +680,7 @@ def _rank_ignored(original: Callable) -> Callable:
 
 
 def ranks_share_the_batch():
-    "What two processes read is together the batch that one would read."
+    "What two processes read together is the batch that one would read."
     def windows(*ranks):
         return training.batch_at(COUNTING, 8, 16, 0, 0, "cpu", *ranks)[0]
 
@@ -693,7 +693,7 @@ def ranks_share_the_batch():
 BUGS.append(Bug(
     "the same seed on every rank", "lm336.dataset._share_of",
     _rank_ignored, ranks_share_the_batch,
-    "eight cards, which learn no more from a step than one"))
+    "eight cards that learn no more from a step than one"))
 
 # %% ../nbs/19_bug_zoo.ipynb #9a28df2b
 def small_tokenizer() -> Tokenizer:

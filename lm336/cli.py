@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'COMMANDS', 'begin_run', 'resume_run', 'lm336_train_tokenizer', 'PresetFields', 'lm336_pretrain',
-           'lm336_evaluate', 'lm336_generate', 'lm336_demo', 'lm336_web', 'lm336_experiment', 'main']
+           'lm336_evaluate', 'lm336_generate', 'lm336_demo', 'lm336_web', 'lm336_experiment', 'lm336_speedrun', 'main']
 
 # %% ../nbs/22_cli.ipynb #a26c7669
 import argparse
@@ -388,6 +388,15 @@ def resume_run(
             _forget_weights(folder)
         return _train_and_evaluate(trainer)
 
+# %% ../nbs/22_cli.ipynb #789bc930
+def _goes_on(
+    folder: Path,  # of a run
+) -> str | None:  # None before its first checkpoint
+    "The command that goes on with a run."
+    if not any(folder.glob("checkpoints/step_*.safetensors")):
+        return None
+    return f"lm336_pretrain --resume --out {shlex.quote(str(folder))}"
+
 # %% ../nbs/22_cli.ipynb #15dd4211
 def _print_score(
     score: "Evaluation",
@@ -600,7 +609,8 @@ def _resume_demo(
     "`InputError` for another run, which goes by steps, and for a demo without a checkpoint."
     from lm336.run_folder import read_run
 
-    if not any(folder.glob("checkpoints/step_*.safetensors")):
+    again = _goes_on(folder)
+    if again is None:
         raise InputError(
             f"{folder} holds a model but no checkpoint to continue from: "
             "give another --out, or --overwrite"
@@ -608,8 +618,7 @@ def _resume_demo(
     seconds = read_run(folder)["training"].get("train_seconds")
     if seconds is None:
         raise InputError(
-            f"{folder} holds another run, not yet ended: "
-            f"lm336_pretrain --resume --out {shlex.quote(str(folder))} goes on with it; "
+            f"{folder} holds another run, not yet ended: {again} goes on with it; "
             "give another --out, or --overwrite"
         )
     minutes = seconds / 60
@@ -682,6 +691,16 @@ def lm336_experiment(
     from lm336.experiments import run_experiment
 
     run_experiment(name, data, scale, seeds, log)
+
+# %% ../nbs/22_cli.ipynb #22a0e001
+def lm336_speedrun(
+    recipe: str = "all",  # demo, muon, wsd, ...; all: each alone, then the best together
+    log: str = "speedrun.jsonl",  # gets a line for each run; those it has are kept
+):
+    "Compare training recipes at one cost in FLOPs: chapter 18's table, and how it is made."
+    from lm336.speedrun import run_speedrun
+
+    print(run_speedrun(recipe, log))
 
 # %% ../nbs/22_cli.ipynb #c2debf63
 _METAVARS = {int: "N", float: "X"}  # what stands for a value in --help; else the option's name
@@ -780,6 +799,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": lm336_generate,
     "web": lm336_web,
     "experiment": lm336_experiment,
+    "speedrun": lm336_speedrun,
 }
 
 # %% ../nbs/22_cli.ipynb #c415cafb
@@ -805,12 +825,12 @@ def _after_interrupt(
     values: dict[str, Any],  # of its options
 ) -> str:
     "What to type after Ctrl-C."
-    if command in ("demo", "experiment"):
+    if command in ("demo", "experiment", "speedrun"):
         return "interrupted; the same command goes on"
     if command != "pretrain":
         return "interrupted"
-    if any(Path(values["out"]).glob("checkpoints/step_*.safetensors")):
-        again = f"lm336_pretrain --resume --out {shlex.quote(values['out'])}"
+    again = _goes_on(Path(values["out"]))
+    if again is not None:
         return f"interrupted; {again} goes on from the last checkpoint"
     return "interrupted before the first checkpoint; the same command begins again"
 

@@ -1211,7 +1211,7 @@ def encode_blocks(
     self: ArrayEncoder,
     chunks: Iterable[str],  # a text, cut anywhere
 ) -> Iterator[np.ndarray]:  # of ids, uint16 or uint32
-    "The ids of a text in arrays, each of about a quarter of a megabyte of it."
+    "The ids of a text, one array for about every quarter of a megabyte."
     _keep_freed_memory()
     blocks = text_blocks(chunks, self.special_tokens)
     while some := list(islice(blocks, _BLOCKS_TOGETHER)):

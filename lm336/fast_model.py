@@ -163,7 +163,7 @@ class FastAttention(MultiHeadSelfAttention):
         x: torch.Tensor,  # (batch, seq, d_model)
         rope: FastRotaryEmbedding,  # the layer's own
     ) -> tuple[torch.Tensor, ...]:  # q, k, v, each (batch, num_heads, seq, d_head)
-        "Like `project`, but with a product for each, and q, k in halves: q k^T is the same."
+        "Like `project`, but in three products, and with q, k in halves, which keeps q k^T."
         turned = []
         for part in (self.q_proj, self.k_proj):
             weight = reorder_rows(part.weight, self.num_heads, to_halves)

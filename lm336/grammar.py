@@ -469,7 +469,7 @@ def _ambiguous_text(plots: list[Plot]) -> str | None:
 
 
 def _same(tellers: list[tuple]) -> frozenset:
-    "What tells one set of tellers from another."
+    "A key that is equal for equal sets of tellers."
     return frozenset((string, id(place)) for string, place in tellers)
 
 # %% ../nbs/23_grammar.ipynb #de1ed68a

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py"}
+HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py", "scaling.py"}
 SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("*.py")} - HELPERS)
 WORKS = 'MINUTES = {"full": 3, "quick": 1}\nprint("measured")\n'
 

@@ -1,4 +1,6 @@
-"Every bug is caught by its own invariant and by no usual check; healthy code passes them all."
+"""Every bug is caught by its own invariant; healthy code passes them all.
+
+That none is caught by a usual check, which trains a model each time, chapter 19 asserts."""
 
 from pkgutil import resolve_name
 
@@ -16,11 +18,9 @@ def test_the_healthy_code_passes(check):
 
 
 @by_name
-def test_caught_by_its_invariant_and_by_nothing_weaker(bug):
-    with bug.inside():
-        with pytest.raises(AssertionError):
-            bug.invariant()
-        assert [check.__name__ for check in USUAL if caught(check)] == []
+def test_caught_by_its_invariant(bug):
+    with bug.inside(), pytest.raises(AssertionError):
+        bug.invariant()
 
 
 @by_name

@@ -832,6 +832,7 @@ def test_a_description_and_a_model_that_disagree(run):
         (["demo", "--minutes", "nan"], "--minutes is nan"),
         (["demo", "--out", "run2", "--minutes", "1"], "another run"),
         (["experiment", "leraning_rate"], "learning_rate"),
+        (["speedrun", "--recipe", "leap"], "all or one of demo"),
     ],
     ids=lambda value: " ".join(map(str, value))[:50] if isinstance(value, list) else "",
 )

@@ -173,7 +173,7 @@ class Notebook:
         _, address = lab
         ours = (address, "data:", "blob:")
         self.errors, self.foreign = [], []
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(200_000)  # a limit, not a claim: a busy machine is slow
 
         def on_message(message):
             if message.type == "error":
@@ -322,4 +322,4 @@ def test_the_panel_of_the_generation_chapter(chromium, lab):
     with opened(chromium, lab, name) as notebook:
         panel = notebook.page.locator(".jp-OutputArea .lm336-sampler").first
         panel.locator("button").first.click()
-        panel.locator(".status", has_text="per second").wait_for(timeout=120_000)
+        panel.locator(".status", has_text="per second").wait_for()

@@ -6,9 +6,9 @@ Names and options may be added here. One that goes breaks somebody's script.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,7 @@ OPTIONS = {
     "generate": "--prompt --max_new_tokens --temperature --top_k --top_p --seed --device",
     "web": "--out --overwrite",
     "experiment": "--data --scale --seeds --log",
+    "speedrun": "--recipe --log",
 }
 ARGUMENTS = {"evaluate": "run", "generate": "run", "web": "run", "experiment": "name"}
 
@@ -62,13 +63,14 @@ def type_errors(code: str, folder: Path) -> list[str]:
     (folder / "program.py").write_text(code, encoding="utf-8")
     settings = dict(typeCheckingMode="standard", extraPaths=[str(ROOT)])
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
-    command = ["pyright", "--outputjson", "--pythonpath", sys.executable, "program.py"]
+    options = ["--outputjson", "--pythonpath", sys.executable]
+    command = [sys.executable, "-m", "pyright", *options, "program.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     said = json.loads(done.stdout)["generalDiagnostics"]
     return [one["message"] for one in said if one["severity"] == "error"]
 
 
-needs_pyright = pytest.mark.skipif(not shutil.which("pyright"), reason="pyright is not here")
+needs_pyright = pytest.mark.skipif(not find_spec("pyright"), reason="pyright is not here")
 
 
 @needs_pyright

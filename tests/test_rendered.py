@@ -86,7 +86,7 @@ def page(chromium, request):
         viewport=dict(width=1280, height=900), color_scheme=scheme
     )
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(100_000)
     yield page
     context.close()
 
