@@ -37,6 +37,13 @@ def look(panel):
     panel.get_by_role("option", name="␣boat").hover()
 
 
+def judge(panel):
+    panel.locator("[type=submit]").click()
+    panel.locator(".status", has_text="excess").wait_for()
+    panel.get_by_role("option", name="␣six 3.5 bits of excess").click()
+    panel.locator(".truth[style]").first.wait_for()
+
+
 def train(panel):
     panel.get_by_role("option", name="5: ␣a", exact=True).click()
     panel.get_by_role("button", name="Train").click()
@@ -57,7 +64,7 @@ PANELS = dict(
     attention=("model", look),
     schedule=(None, set_to),
     learn=("model/learn.json", partial(set_to, stop=8)),
-    **{"train-here": (None, train)},
+    **{"train-here": (None, train), "oracle-view": ("model", judge)},
 )
 PAGE = """<!doctype html><link rel="icon" href="data:,"><meta charset="utf-8">
 <body class="quarto-light" style="margin: 20px">

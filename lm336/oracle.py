@@ -6,23 +6,20 @@
 __all__ = ['Oracle', 'StoryReader']
 
 # %% ../nbs/16_oracle.ipynb #9f2e6d33
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import inf, log2
 from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import regex
 from fastcore.basics import patch
 
-from .automaton import END, Automaton, Cast, Node
-from .bpe import PRETOKEN_PATTERN
-from .errors import END_OF_TEXT, InputError
+from .automaton import END, Automaton, Belief, Cutter, Hypothesis
+from .errors import InputError
 from .grammar import StoryGrammar
 from .tokenizer import Tokenizer
 
 # %% ../nbs/16_oracle.ipynb #adf980b7
-_Belief = dict[tuple[Node, Cast], float]  # how probable each state is
 _Ids = Sequence[int] | np.ndarray
 
 # %% ../nbs/16_oracle.ipynb #6c57d29f
@@ -38,8 +35,8 @@ class Oracle:
     ):
         self.grammar = StoryGrammar() if grammar is None else grammar
         self._automaton = Automaton()
-        self._start: _Belief = self._automaton.beginning(self.grammar)
-        self._cutters: WeakKeyDictionary[Tokenizer, _Cutter] = WeakKeyDictionary()
+        self._start: Belief = self._automaton.beginning(self.grammar)
+        self._cutters: WeakKeyDictionary[Tokenizer, Cutter] = WeakKeyDictionary()
 
     def log2_prob(
         self,
@@ -85,11 +82,10 @@ class Oracle:
 
     if TYPE_CHECKING:  # these follow
 
-        def _step(self, belief: _Belief, only: int | None = None) -> dict[int, _Belief]: ...
-        def _certain(self, belief: _Belief) -> tuple[bytes, _Belief]: ...
-        def _read(self, data: bytes, ends: bool = False) -> tuple[np.ndarray, _Belief]: ...
-        def _refuse(self, data: bytes, at: int, belief: _Belief) -> NoReturn: ...
-        def _cutter(self, tokenizer: Tokenizer) -> "_Cutter": ...
+        def _step(self, belief: Belief, only: int | None = None) -> dict[int, Belief]: ...
+        def _read(self, data: bytes, ends: bool = False) -> tuple[np.ndarray, Belief]: ...
+        def _refuse(self, data: bytes, at: int, belief: Belief) -> NoReturn: ...
+        def _cutter(self, tokenizer: Tokenizer) -> Cutter: ...
         def next_tokens(self, tokenizer: Tokenizer, ids: _Ids = ()) -> np.ndarray: ...
         def token_bits(self, tokenizer: Tokenizer, ids: _Ids) -> np.ndarray: ...
 
@@ -97,11 +93,11 @@ class Oracle:
 @patch
 def _step(
     self: Oracle,
-    belief: _Belief,  # the states before
+    belief: Belief,  # the states before
     only: int | None = None,  # the one symbol that is asked for
-) -> dict[int, _Belief]:  # for each symbol the states after it; their sum is its probability
+) -> dict[int, Belief]:  # for each symbol the states after it; their sum is its probability
     "All ways to go on."
-    found: dict[int, _Belief] = {}
+    found: dict[int, Belief] = {}
     automaton = self._automaton
     for (node, cast), mass in belief.items():
         symbols = automaton.symbols(node)
@@ -120,22 +116,10 @@ def _step(
     return found
 
 # %% ../nbs/16_oracle.ipynb #2227defd
-def _normalized(belief: _Belief) -> tuple[float, _Belief]:
+def _normalized(belief: Belief) -> tuple[float, Belief]:
     "The sum, and the belief with the sum 1."
     total = sum(belief.values())
     return total, {state: mass / total for state, mass in belief.items()}
-
-# %% ../nbs/16_oracle.ipynb #a7c07620
-@patch
-def _certain(self: Oracle, belief: _Belief) -> tuple[bytes, _Belief]:
-    "The bytes that are certain to come, as far as one state shows; the belief after them."
-    if len(belief) == 1:
-        [((node, cast), mass)] = belief.items()
-        if node.certain:
-            [(_, _, place)] = node.tellers
-            beyond = self._automaton.at(place)
-            return node.certain, {(beyond, cast): mass}
-    return b"", belief
 
 # %% ../nbs/16_oracle.ipynb #cc63898a
 @patch
@@ -143,11 +127,11 @@ def _read(
     self: Oracle,
     data: bytes,  # the beginning of a story
     ends: bool = False,  # whether it is all of it
-) -> tuple[np.ndarray, _Belief]:  # bits of each symbol; the states after them
+) -> tuple[np.ndarray, Belief]:  # bits of each symbol; the states after them
     "Read as far as a story goes."
     bits, at, belief = np.zeros(len(data) + ends), 0, self._start
     while at < len(bits):
-        certain, beyond = self._certain(belief)
+        certain, beyond = self._automaton.certain(belief)
         if certain and data.startswith(certain, at):
             at, belief = at + len(certain), beyond
             continue
@@ -166,7 +150,7 @@ def _shown(symbol: int) -> str:
 
 
 @patch
-def _refuse(self: Oracle, data: bytes, at: int, belief: _Belief) -> NoReturn:
+def _refuse(self: Oracle, data: bytes, at: int, belief: Belief) -> NoReturn:
     "InputError for a text that leaves the grammar at byte `at`."
     expected = sorted(self._step(belief))
     others = f" or {len(expected) - 3} others" if len(expected) > 4 else ""
@@ -178,98 +162,8 @@ def _refuse(self: Oracle, data: bytes, at: int, belief: _Belief) -> NoReturn:
         f"expected {names}"
     )
 
-# %% ../nbs/16_oracle.ipynb #355b5e4f
-_first_pretoken = regex.compile(PRETOKEN_PATTERN).match
-_Hypothesis = tuple[tuple[int, ...], bytes, _Belief]  # ids due, text after them, the states
-
-# %% ../nbs/16_oracle.ipynb #662b8fab
-class _Cutter:
-    "How stories are cut into one tokenizer's tokens."
-
-    def __init__(self, oracle: Oracle, tokenizer: Tokenizer):
-        if tokenizer.end_of_text_id is None:
-            raise InputError(
-                f"the tokenizer needs {END_OF_TEXT} among its special tokens: it ends a story"
-            )
-        self.oracle = oracle
-        self.start: list[_Hypothesis] = [((), b"", oracle._start)]
-        self.encode, self.end = tokenizer.encode, tokenizer.end_of_text_id
-        self.symbols = {i: [*token] for i, token in tokenizer.vocab.items()}
-        self.symbols[self.end] = [END]
-        self.known: dict[str, tuple[int, ...]] = {}  # pre-token -> ids
-
-    def ids(self, pretoken: str) -> tuple[int, ...]:
-        if pretoken not in self.known:
-            self.known[pretoken] = tuple(self.encode(pretoken))
-        return self.known[pretoken]
-
-    if TYPE_CHECKING:  # these follow
-
-        def pretokens(
-            self, data: bytes, belief: _Belief, begins: list[int]
-        ) -> Iterator[_Hypothesis]: ...
-        def due(self, hypotheses: list, token: int | None = None) -> list[_Hypothesis]: ...
-
-# %% ../nbs/16_oracle.ipynb #28cb52b6
-def _settled(
-    text: str,  # what comes next, and perhaps more after it
-) -> str | None:
-    "Its first pre-token, if nothing that follows can change it."
-    match = _first_pretoken(text)
-    if match is None or match.end() == len(text):
-        return None
-    if text in ("'l", "'v", "'r"):  # may become 'll, 've or 're
-        return None
-    return match[0]
-
-# %% ../nbs/16_oracle.ipynb #45583b5c
-@patch
-def pretokens(
-    self: _Cutter,
-    data: bytes,  # what is known of the text to come
-    belief: _Belief,  # the states after it
-    begins: list[int],  # the symbols that are asked for first
-) -> Iterator[_Hypothesis]:
-    "Every pre-token that may come, with the text that had to be read to settle it."
-    waiting = [(data, belief)]
-    while waiting:
-        data, belief = waiting.pop()
-        if begins[: len(data)] != [*data[: len(begins)]]:
-            continue
-        text = data.decode(errors="ignore")
-        if pretoken := _settled(text):
-            yield self.ids(pretoken), data[len(pretoken.encode()) :], belief
-            continue
-        certain, beyond = self.oracle._certain(belief)
-        if certain:
-            waiting.append((data + certain, beyond))
-            continue
-        only = begins[len(data)] if len(data) < len(begins) else None
-        for symbol, after in self.oracle._step(belief, only).items():
-            if symbol < END:
-                waiting.append((data + bytes([symbol]), after))
-            else:
-                yield (*self.encode(text), self.end), b"", after
-
-# %% ../nbs/16_oracle.ipynb #43ae46c3
-@patch
-def due(
-    self: _Cutter,
-    hypotheses: list[_Hypothesis],
-    token: int | None = None,  # the one token that is asked for
-) -> list[_Hypothesis]:
-    "The hypotheses, continued so that each has a next token."
-    begins = [] if token is None else self.symbols.get(token, [-1])
-    found = []
-    for ids, data, belief in hypotheses:
-        if ids:
-            found.append((ids, data, belief))
-        else:
-            found += self.pretokens(data, belief, begins)
-    return found
-
 # %% ../nbs/16_oracle.ipynb #d4bd0968
-def _by_token(hypotheses: list[_Hypothesis]) -> dict[int, float]:
+def _by_token(hypotheses: list[Hypothesis]) -> dict[int, float]:
     "The probability of each next token."
     found: dict[int, float] = {}
     for ids, _, belief in hypotheses:
@@ -277,7 +171,7 @@ def _by_token(hypotheses: list[_Hypothesis]) -> dict[int, float]:
     return found
 
 # %% ../nbs/16_oracle.ipynb #d395df74
-def _with_token(hypotheses: list[_Hypothesis], token: int) -> tuple[float, list[_Hypothesis]]:
+def _with_token(hypotheses: list[Hypothesis], token: int) -> tuple[float, list[Hypothesis]]:
     "The probability of a token, and the hypotheses after it, with the sum 1."
     left = [one for one in hypotheses if one[0][0] == token]
     total = sum(sum(belief.values()) for _, _, belief in left)
@@ -288,10 +182,11 @@ def _with_token(hypotheses: list[_Hypothesis], token: int) -> tuple[float, list[
 
 # %% ../nbs/16_oracle.ipynb #cb3246bf
 @patch
-def _cutter(self: Oracle, tokenizer: Tokenizer) -> _Cutter:
+def _cutter(self: Oracle, tokenizer: Tokenizer) -> Cutter:
     "One for each tokenizer."
     if tokenizer not in self._cutters:
-        self._cutters[tokenizer] = _Cutter(self, tokenizer)
+        how = self._automaton, self._start, self._step
+        self._cutters[tokenizer] = Cutter(*how, tokenizer)
     return self._cutters[tokenizer]
 
 # %% ../nbs/16_oracle.ipynb #afd6f174

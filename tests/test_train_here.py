@@ -164,7 +164,7 @@ def test_steps_are_taken_and_taken_back(panel):
         says(page, ".numbers", f"{step} of 3,200")
     assert numbers(page)["from the line"].endswith("% above")
     assert page.locator(".curve").get_attribute("d").count("L") == 1
-    page.wait_for_selector(".beliefs li")
+    page.wait_for_selector(".pairs li")
     assert page.text_content(".text"), "it tells a story, if a bad one"
     page.click("text=Reset")
     assert numbers(page)["steps"] == "0" and page.text_content(".text") == ""
@@ -185,14 +185,14 @@ def test_the_truth_stands_beside_the_belief(panel):
     words = page.locator(".tokens [role=option]")
     words.nth(0).click()
     says(page, ".looks", "at the beginning")
-    page.locator(".beliefs li").nth(2).wait_for()
+    page.locator(".pairs li").nth(2).wait_for()
     words.nth(0).press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     says(page, ".looks", "“a”")
-    page.locator(".beliefs code", has_text="dog").wait_for()
+    page.locator(".pairs code", has_text="dog").wait_for()
     shares = page.eval_on_selector_all(
-        ".beliefs .truth", "bars => bars.map(bar => +bar.style.getPropertyValue('--share'))"
+        ".pairs .truth", "bars => bars.map(bar => +bar.style.getPropertyValue('--share'))"
     )
     assert shares[:2] == [0.5, 0.5] and sum(shares) == 1
 

@@ -44,7 +44,7 @@ WIDGETS = dict(
     attention="model",
     schedule=None,
     learn="model/learn.json",
-    **{"train-here": None},
+    **{"train-here": None, "oracle-view": "model"},
 )
 
 
@@ -307,7 +307,9 @@ def test_a_story_that_is_cancelled_ends_with_done_also_where_it_meets_an_error()
             panel.model.lm_head.weight.data.fill_(math.nan)
 
     setattr(panel, "send", hear)
-    panel.answer(dict(type="generate", prompt="Once", max_new_tokens=50)).join(100)
+    thread = panel.answer(dict(type="generate", prompt="Once", max_new_tokens=50))
+    assert thread is not None
+    thread.join(100)
     assert [answer["type"] for answer in heard] == ["token", "done"]
     assert heard[-1]["cancelled"] and heard[-1]["tokens"] == 1
 
@@ -820,7 +822,7 @@ def open_all(page, site, scheme):
     page.wait_for_selector(".lm336-attention [role=option]")
     page.click("text=Merge s + t")
     page.click("text=One step")
-    page.wait_for_selector(".beliefs li")
+    page.wait_for_selector(".pairs li")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,6 +1,7 @@
 // Mounts widgets on a page without a kernel: every <div class="lm336-widget" data-widget="NAME" data-src="...">, once it
 // comes into view. What stands in the div is shown where scripts do not run, and until the widget is there.
-//   data-src="folder"      a worker with the folder's model answers the widget's messages; data-recording="file.json" is a trait, `recording`
+//   data-src="folder"      workers with the folder's model, and with the perfect reader of its stories, answer the widget's messages;
+//                          data-recording="file.json" is a trait, `recording`
 //   data-src="file.json"   is downloaded first; what is in it are the widget's traits
 //   no data-src            the widget has what it needs
 
@@ -17,18 +18,20 @@ function traitModel(traits = {}) {
   };
 }
 
-function workerModel(folder, recording) {   // the same, and its messages are answered by a worker
-  let worker = null, hear = () => {};
+function workerModel(folder, recording) {   // the same, and its messages are answered by a worker, each made when it is asked first
+  const workers = {};
+  let hear = () => {};
   const fail = () => hear({ type: "error", message: "The model's program could not be loaded. Is the network there?" });
   return { ...traitModel({ recording, linked: true }),
     on(name, listener) { hear = listener; },
     send(message) {
-      if (!worker) {
-        worker = new Worker(here("worker.js"), { type: "module" });
+      const name = ["truth", "expected"].includes(message.type) ? "oracle-worker.js" : "worker.js";
+      if (!workers[name]) {
+        const worker = workers[name] = new Worker(here(name), { type: "module" });
         worker.onmessage = ({ data }) => [data].flat().forEach(answer => hear(answer));
-        worker.onerror = () => { worker = null; fail(); };
+        worker.onerror = () => { delete workers[name]; fail(); };
       }
-      worker.postMessage(message.type === "load" ? { ...message, url: folder } : message);
+      workers[name].postMessage({ ...message, url: folder });
     },
   };
 }

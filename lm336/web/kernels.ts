@@ -135,32 +135,24 @@ export function matvec(y: i32, W: i32, stride: i32, x: i32, m: i32, n: i32, add:
 
 // Four float16 numbers in float32, times 2^-112: their bits at the places that they have there, and of the copies of the sign one.
 // @ts-ignore: decorator
-@inline function short(bits: v128): v128 {
-  return v128.and(i32x4.shl(bits, 13), i32x4.splat(0x8fffffff));
+@inline function short(address: usize): v128 {
+  return v128.and(i32x4.shl(v128.load16x4_s(address), 13), i32x4.splat(0x8fffffff));
 }
 
 // matvec for a W in float16, which is half as much to read. n is a multiple of 4; `stride` counts float16 numbers, W is the place of
 // a float32 number as everywhere.
 export function matvecHalf(y: i32, W: i32, stride: i32, x: i32, m: i32, n: i32, add: bool): void {
-  const step = stride << 1, last = at(W) + (m - 1) * step, end = at(x + n), whole = at(x + (n & -16));
+  const step = stride << 1, last = at(W) + (m - 1) * step, end = at(x + n);
   const up = vec(5192296858534827628530496329220096.0);    // 2^112
   for (let row = 0; row < m; row += 4) {
     let a = at(W) + row * step, b = min(a + step, last), c = min(b + step, last), d = min(c + step, last);
-    let sa = vec(0), sb = vec(0), sc = vec(0), sd = vec(0), i = at(x);
-    for (; i < whole; i += 64) {
-      let f = f32x4.mul(v128.load(i), up);
-      sa = mad(short(v128.load16x4_s(a)), f, sa); sb = mad(short(v128.load16x4_s(b)), f, sb); sc = mad(short(v128.load16x4_s(c)), f, sc); sd = mad(short(v128.load16x4_s(d)), f, sd);
-      f = f32x4.mul(v128.load(i, 16), up);
-      sa = mad(short(v128.load16x4_s(a, 8)), f, sa); sb = mad(short(v128.load16x4_s(b, 8)), f, sb); sc = mad(short(v128.load16x4_s(c, 8)), f, sc); sd = mad(short(v128.load16x4_s(d, 8)), f, sd);
-      f = f32x4.mul(v128.load(i, 32), up);
-      sa = mad(short(v128.load16x4_s(a, 16)), f, sa); sb = mad(short(v128.load16x4_s(b, 16)), f, sb); sc = mad(short(v128.load16x4_s(c, 16)), f, sc); sd = mad(short(v128.load16x4_s(d, 16)), f, sd);
-      f = f32x4.mul(v128.load(i, 48), up);
-      sa = mad(short(v128.load16x4_s(a, 24)), f, sa); sb = mad(short(v128.load16x4_s(b, 24)), f, sb); sc = mad(short(v128.load16x4_s(c, 24)), f, sc); sd = mad(short(v128.load16x4_s(d, 24)), f, sd);
-      a += 32; b += 32; c += 32; d += 32;
-    }
-    for (; i < end; i += 16) {
+    let sa = vec(0), sb = vec(0), sc = vec(0), sd = vec(0);
+    for (let i = at(x); i < end; i += 16) {
       const f = f32x4.mul(v128.load(i), up);
-      sa = mad(short(v128.load16x4_s(a)), f, sa); sb = mad(short(v128.load16x4_s(b)), f, sb); sc = mad(short(v128.load16x4_s(c)), f, sc); sd = mad(short(v128.load16x4_s(d)), f, sd);
+      sa = mad(short(a), f, sa);
+      sb = mad(short(b), f, sb);
+      sc = mad(short(c), f, sc);
+      sd = mad(short(d), f, sd);
       a += 8; b += 8; c += 8; d += 8;
     }
     const to = at(y + row);

@@ -1,6 +1,6 @@
 // Watch it learn: a slider over the stops of one run. Trait: records, as lm336.widgets.watch_learning makes them; `note`, where there is one,
 // says of which run.
-import { panel, showValue, svg } from "./parts.js";
+import { panel, showNumbers, showValue, svg } from "./parts.js";
 
 const HTML = `
   <form><label class="wide">Updates so far <span class="value" aria-hidden="true"></span>
@@ -54,7 +54,7 @@ export function render({ model, el }) {
     $(".text").replaceChildren(begin, now.text);
     const numbers = { "training loss": now.loss?.toFixed(2) ?? "–", "validation loss": now.valid_loss.toFixed(2),
       "bits per byte": now.bits_per_byte.toFixed(3), "entropy": floor?.toFixed(3) ?? "unknown" };
-    $(".numbers").innerHTML = Object.entries(numbers).map(([name, value]) => `<div><dt>${name}</dt><dd>${value}</dd></div>`).join("");
+    showNumbers($(".numbers"), numbers);
     $(".status").textContent = `After ${number} updates: ${now.bits_per_byte.toFixed(3)} bits per byte`
       + (floor == null ? "." : `, ${Math.round(100 * (now.bits_per_byte / floor - 1))} % above what is possible.`);
     place(now);

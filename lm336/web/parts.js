@@ -53,6 +53,36 @@ export function drawBars(list, rows) {
   };
 }
 
+// Fill an <ol class="bars pairs">: rows of {name, shares: the model's, and the truth's where it is known, value: text, best}.
+export function drawPairs(list, rows) {
+  list.replaceChildren(...rows.map(({ name, shares, value, best = false }) => {
+    const [item, row, code, pair] = ["li", "span", "code", "span"].map(name => document.createElement(name));
+    code.textContent = name;
+    pair.className = "pair";
+    pair.append(...shares.map((share, i) => {
+      const bar = document.createElement("i");
+      bar.style.setProperty("--share", share);
+      bar.classList.toggle("truth", i === 1);
+      return bar;
+    }));
+    item.classList.toggle("best", best);
+    row.append(code, pair, value);
+    item.append(row);
+    return item;
+  }));
+}
+
+// Rows of a <dl class="numbers">.
+export function showNumbers(list, numbers) {
+  list.replaceChildren(...Object.entries(numbers).map(([name, value]) => {
+    const [both, term, number] = ["div", "dt", "dd"].map(name => document.createElement(name));
+    term.textContent = name;
+    number.textContent = value;
+    both.append(term, number);
+    return both;
+  }));
+}
+
 // A coloured piece of text; the same number has the same colour everywhere.
 export function chip(text, number) {
   const span = document.createElement("span");

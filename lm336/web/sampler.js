@@ -1,8 +1,9 @@
 // The sampling panel: in JupyterLab through anywidget on the live model, on a page through embed.js on a worker.
-// `model.send` takes worker.js's messages, `model.on("msg:custom", ...)` hears its answers. Traits, which only a page has: recording, a story
+// `model.send` takes worker.js's and oracle-worker.js's messages, `model.on("msg:custom", ...)` hears its answers. Traits, which only a page has: recording, a story
 // to tell before there is a model; linked, whether the page's address may hold the story.
 import { drawBars, panel, showValue, visible } from "./parts.js";
 import { surprise, tokenText } from "./tokens.js";
+import { impossible, perfectReader } from "./truth.js";
 
 const HTML = `
   <form novalidate>
@@ -25,7 +26,8 @@ const HTML = `
     </fieldset>
     <div class="story"><div class="text" aria-label="The story: the arrow keys choose a token" aria-orientation="horizontal"></div>
       <div class="actions"><button type="button" class="quiet copy">Copy story</button>
-        <button type="button" class="quiet link">Copy link</button></div></div>
+        <button type="button" class="quiet link">Copy link</button>
+        <label class="pick">Shade by <select name="shade"><option>surprise</option><option>excess</option></select></label></div></div>
     <figure class="next"><figcaption></figcaption><ol class="bars"></ol></figure>
   </form>
   <p class="unseen heard" aria-live="polite"></p>`;
@@ -41,7 +43,7 @@ export function render({ model, el }) {
   const $ = panel(el, "sampler", HTML), form = $("form"), fields = form.elements, recording = model.get("recording");
   const bars = $(".bars"), caption = $("figcaption"), status = $(".status"), progress = $("progress");
   const button = $("[type=submit]"), again = $(".again"), linked = model.get("linked") === true;
-  const view = tokenText($(".text"), showChosen);
+  const view = tokenText($(".text"), showChosen), reader = perfectReader(model, shade);
   let state = "asleep";                 // asleep, loading, ready, telling or failed
   let story = null;                     // what is told: the settings, `after`: the ids after the prompt, `given`: tokens before the first drawn
   let told = false;                     // whether it has been begun
@@ -105,6 +107,7 @@ export function render({ model, el }) {
     reading = ({ tokens }) => {
       story = { ...coming, given: tokens.length - after.length };
       told = true;
+      reader.forget();
       view.show(tokens);
       goOn();
     };
@@ -157,9 +160,9 @@ export function render({ model, el }) {
 
   function showChosen(index) {
     if (index === null) return showNext();
-    const token = view.tokens[index], bits = surprise(token);
+    const token = view.tokens[index], bits = surprise(token), excess = byExcess() ? reader.excess(token, index) : null;
     caption.textContent = bits === null ? `${quoted(token.text)} is the first: nothing led the model to expect it.`
-      : `${quoted(token.text)} cost ${bits.toFixed(1)} bits. Press one to go on from here with it.`;
+      : `${quoted(token.text)} cost ${bits.toFixed(1)} bits${excess === null ? "" : `, ${excess.toFixed(1)} of them excess`}. Press one to go on from here with it.`;
     const hidden = bits !== null && !token.bars.some(({ id }) => id === token.id);   // the settings cut it off
     showBars(hidden ? [...token.bars, { ...token, probability: 0 }] : token.bars, index, token.id);
   }
@@ -172,6 +175,27 @@ export function render({ model, el }) {
   function flush() {
     if (pending) view.add(pending);
     pending = null;
+  }
+
+  // ---- by what the text is shaded
+
+  const byExcess = () => fields.shade.value === "excess";
+
+  function judge() {                    // by excess: once the perfect reader has read the text
+    if (byExcess() && state !== "telling" && view.tokens.length) {
+      status.textContent = "The perfect reader reads";
+      reader.ask(view.tokens);
+    }
+    view.shadeBy(...byExcess() ? [reader.excess, "bits of excess", 4] : [surprise, "bits", 8]);
+  }
+
+  function shade(mistake) {             // the perfect reader has answered
+    if (!byExcess()) return;
+    const left = reader.told < view.tokens.length;
+    status.textContent = mistake ?? (left ? `Impossible: ${impossible(view.tokens, reader.told)}. From there on there is no excess.`
+      : "The warmer a word, the more the model lacked: the perfect reader of the stories had expected it.");
+    view.shadeBy(reader.excess, "bits of excess", 4);
+    if (view.chosen !== null) showChosen(view.chosen);
   }
 
   function finish() {
@@ -198,6 +222,7 @@ export function render({ model, el }) {
       flush();
       become("ready", `${tokens} tokens, ${Math.round(tokensPerSecond)} per second. The warmer a word, the less the model had expected it.`);
       finish();
+      judge();
       if (view.chosen === null) look(); else showChosen(view.chosen);
     },
     error({ message }) {
@@ -208,7 +233,7 @@ export function render({ model, el }) {
       become(state === "loading" ? "failed" : "ready", message);
     },
   };
-  model.on("msg:custom", answer => { if ((answer.tag ?? tag) === tag) answers[answer.type]?.(answer); });
+  model.on("msg:custom", answer => { if (!reader.hear(answer) && (answer.tag ?? tag) === tag) answers[answer.type]?.(answer); });
 
   // ---- what is pressed
 
@@ -223,6 +248,7 @@ export function render({ model, el }) {
     if (state !== "telling" && state !== "loading") form.requestSubmit();
   };
   form.oninput = ({ target }) => {
+    if (target === fields.shade) return judge();
     label();
     const dial = target.type === "range";
     if (target === fields.prompt) view.choose(null);

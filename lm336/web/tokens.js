@@ -4,9 +4,9 @@ import { visible } from "./parts.js";
 // Bits of surprise, under the model itself. Nothing led it to expect the first token of a text, which has none.
 export const surprise = ({ logprob }) => logprob === null ? null : -logprob / Math.LN2;
 
-// Makes `box` show tokens, { text, logprob, ... }. Their shade is a number from shade(token, index): 0 and below, or null, is none, 8 the
+// Makes `box` show tokens, { text, logprob, ... }. Their shade is a number from shade(token, index): 0 and below, or null, is none, `most` the
 // warmest; `unit` is what the number counts. choose(index) is told which token a visitor has chosen, or null.
-export function tokenText(box, choose, shade = surprise, unit = "bits") {
+export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8) {
   const tokens = [];
   let chosen = null, stop = null, frame = 0;
   let follows = true, height = 0;       // the box shows the end of the text, unless its reader has scrolled up; where it was
@@ -15,7 +15,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits") {
     const number = shade(tokens[index], index), words = number === null ? "" : `${number.toFixed(1)} ${unit}`;
     item.title = words;
     item.setAttribute("aria-label", [visible(tokens[index].text), words].join(" ").trim());
-    item.style.setProperty("--surprise", Math.max(0, Math.min(1, number / 8)));
+    item.style.setProperty("--surprise", Math.max(0, Math.min(1, number / most)));
   }
 
   function setStop(item) {              // the one token that the Tab key reaches
@@ -52,8 +52,8 @@ export function tokenText(box, choose, shade = surprise, unit = "bits") {
       box.replaceChildren();
       for (const token of list) view.add(token);
     },
-    shadeBy(other, itsUnit = unit) {    // another number for each token
-      [shade, unit] = [other, itsUnit];
+    shadeBy(...other) {                 // another number for each token: shade, unit, most
+      [shade, unit, most] = other;
       tokens.forEach((_, index) => paint(box.children[index], index));
     },
     choose(index) {                     // null: none

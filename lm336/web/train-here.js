@@ -1,6 +1,6 @@
 // Train here: a grammar that can be edited, a Transformer that learns its stories in a worker, and the line where its loss must end.
 // In JupyterLab the trait `worker` is the worker's program as one text; on a page the program is train-worker.js.
-import { panel, showValue, svg, visible } from "./parts.js";
+import { drawPairs, panel, showNumbers, showValue, svg, visible } from "./parts.js";
 import { PRETOKEN } from "./tokenizer.js";
 import { GRAMMARS } from "./grammars.js";
 
@@ -32,7 +32,7 @@ const HTML = `
       <div class="text" tabindex="0" role="region" aria-label="A story it tells now"></div></figure>
     <figure><figcaption>A story of the grammar: choose a word</figcaption>
       <p class="tokens" role="listbox" aria-label="Words: the arrow keys choose one" aria-orientation="horizontal"></p>
-      <figcaption>What follows <span class="looks"></span>: <b class="model">the model</b> and <b class="truth">the truth</b></figcaption><ol class="bars beliefs"></ol></figure>
+      <figcaption>What follows <span class="looks"></span>: <b class="model">the model</b> and <b class="truth">the truth</b></figcaption><ol class="bars pairs"></ol></figure>
   </div>`;
 
 const HEIGHT = 230, LEFT = 40, RIGHT = 14, TOP = 10, BOTTOM = 24;
@@ -165,7 +165,7 @@ export function render({ model, el }) {
     [points, progress, heard, told] = [[], null, -Infinity, -Infinity];
     $(".alarm").textContent = "";
     $(".text").textContent = "";
-    $(".beliefs").replaceChildren();
+    $(".pairs").replaceChildren();
     become("asleep", "");
     if (about) show();
   }
@@ -192,12 +192,7 @@ export function render({ model, el }) {
       : `No steps yet; the entropy is ${floor.toFixed(1)} bits per story.`);
     const numbers = { "from the line": where, "steps": max_steps ? `${whole(step)} of ${whole(max_steps)}` : whole(step), "words read": whole(tokens),
       "words per second": tokensPerSecond ? whole(tokensPerSecond) : "–", "time left": secondsLeft || secondsLeft === 0 ? duration(secondsLeft) : "–" };
-    $(".numbers").replaceChildren(...Object.entries(numbers).map(([name, value]) => {
-      const both = document.createElement("div");
-      both.innerHTML = "<dt></dt><dd></dd>";
-      [both.firstChild.textContent, both.lastChild.textContent] = [name, value];
-      return both;
-    }));
+    showNumbers($(".numbers"), numbers);
   }
 
   const below = () => `Alarm: the loss is below the entropy, where no honest model can be. ${fields.mask.checked ? "Either the mask was off, or this is a bug."
@@ -260,7 +255,7 @@ export function render({ model, el }) {
       item.setAttribute("aria-selected", i === place);
       item.tabIndex = i === place ? 0 : -1;
     });
-    $(".beliefs").replaceChildren();
+    $(".pairs").replaceChildren();
     $(".looks").textContent = place ? `“${bare(words[place - 1])}”` : "at the beginning";
     probe();
   }
@@ -270,17 +265,7 @@ export function render({ model, el }) {
     const [model, real] = [bars, truth].map(list => new Map(list.map(({ text, probability }) => [text, probability])));
     const rows = [...new Set([...real.keys(), ...model.keys()])].map(text => [text, model.get(text) ?? 0, real.get(text) ?? 0])
       .filter(([, believed, share]) => believed + share > 0.002).sort((a, b) => b[2] - a[2] || b[1] - a[1]).slice(0, 8);
-    $(".beliefs").replaceChildren(...rows.map(([text, believed, share]) => {
-      const [item, row, code, pair, numbers] = ["li", "span", "code", "span", "span"].map(name => document.createElement(name));
-      pair.className = "pair";
-      code.textContent = bare(text) || "the end";
-      for (const probability of [believed, share]) pair.append(document.createElement("i")), pair.lastChild.style.setProperty("--share", probability);
-      pair.lastChild.classList.add("truth");
-      numbers.textContent = `${percent(believed)} · ${percent(share)}`;
-      row.append(code, pair, numbers);
-      item.append(row);
-      return item;
-    }));
+    drawPairs($(".pairs"), rows.map(([text, ...shares]) => ({ name: bare(text) || "the end", shares, value: shares.map(percent).join(" · ") })));
   }
 
   // ---- controls
