@@ -76,7 +76,7 @@ def _done(tokens: int, text: str, seconds: float, **how: bool) -> dict:
 
 # %% ../nbs/20_widgets.ipynb #7d3e51a0
 def _remembered(count: int, context: int) -> int:
-    "How many of its newest tokens a stream has in mind, once a text has so many."
+    "How many of its newest tokens a stream still sees, once a text has so many."
     half = max(1, context // 2)
     if count <= context:
         return count
@@ -196,7 +196,7 @@ def _as_error(error: Exception) -> dict:
     "The message to a panel whose request failed."
     if isinstance(error, (InputError, FloatingPointError)):
         return dict(type="error", message=str(error))
-    unforeseen = f"That went wrong in Python: {type(error).__name__}: {error}"
+    unforeseen = f"Something went wrong in Python: {type(error).__name__}: {error}"
     return dict(type="error", message=unforeseen)
 
 # %% ../nbs/20_widgets.ipynb #3d97fda9
@@ -383,8 +383,8 @@ def attention_weights(
     weights = torch.stack(weights)
     if not weights.isfinite().all():
         raise FloatingPointError(
-            "the weights that the model attends with are NaN. "
-            "Does what it learned hold NaN, or too large numbers?"
+            "the attention weights are NaN: "
+            "do the model's parameters hold NaN, or numbers too large?"
         )
     return weights
 

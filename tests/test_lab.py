@@ -165,6 +165,11 @@ def wait_for(address, server, log, seconds=120):
         time.sleep(0.2)
 
 
+# anywidget gives a model two seconds to begin, which are too few on a busy machine
+PATIENT = """const timeout = AbortSignal.timeout.bind(AbortSignal);
+AbortSignal.timeout = ms => timeout(100 * ms);"""
+
+
 class Notebook:
     "A notebook open in JupyterLab, all of its cells run."
 
@@ -186,6 +191,7 @@ class Notebook:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", on_message)
         page.context.on("request", on_request)
+        page.add_init_script(PATIENT)
         page.goto(f"{address}/lab/tree/nbs/{name}?reset", wait_until="domcontentloaded")
         kernel = "jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
         page.wait_for_function(f"() => window.{kernel}?.status === 'idle'")

@@ -18,7 +18,7 @@ export async function download(folder, name, signal, onPart = () => {}) {
 
 // What a reader is told of an error: our own sentence, or that the program met one which it did not foresee.
 export const sentence = error => error.constructor === Error ? error.message
-  : `That went wrong in the page's program: ${error.message}.`;
+  : `Something went wrong in the page's program: ${error.message}.`;
 
 export async function downloadJSON(...from) {
   const text = new TextDecoder().decode(await download(...from));
