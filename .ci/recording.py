@@ -13,7 +13,7 @@ from lm336.widgets import sampler_answers
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = dict(prompt="One day", temperature=0.8, seed=19)
-LEAST = 0.005  # probability of a bar that is kept
+LEAST = 0.005  # probability of a bar that is kept, besides that of the token itself
 
 
 def record() -> dict:
@@ -29,7 +29,8 @@ def record() -> dict:
     *told, _ = ask("generate", max_new_tokens=400)
     (after,) = ask("distribution", after=[token["id"] for token in told])
     for each in [*given["tokens"], *told, after]:
-        each["bars"] = [bar for bar in each["bars"] if bar["probability"] >= LEAST]
+        own, bars = each.get("id"), each["bars"]
+        each["bars"] = [bar for bar in bars if bar["probability"] >= LEAST or bar["id"] == own]
     return dict(SETTINGS, messages=[given, *told, after])
 
 

@@ -1,6 +1,6 @@
 // The model beside the perfect reader of chapter 16: a text, typed or told; and for a token of it what each of them expected there, what the
 // model lacked, and the cause. In JupyterLab Python answers both's messages, on a page worker.js and oracle-worker.js. Trait: text.
-import { drawPairs, panel, showNumbers, visible } from "./parts.js";
+import { drawPairs, panel, rounded, showNumbers, visible } from "./parts.js";
 import { surprise, tokenText } from "./tokens.js";
 import { impossible, perfectReader } from "./truth.js";
 
@@ -41,7 +41,7 @@ const WHY = {
   other: "several of these at once",
 };
 const said = text => text === DOCUMENT ? "the end" : visible(text);
-const bitsText = bits => bits === null ? "–" : bits === Infinity ? "impossible" : `${bits.toFixed(2)} bits`;
+const bitsText = bits => bits === null ? "–" : bits === Infinity ? "impossible" : `${rounded(bits, 2)} bits`;
 const share = probability => `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)} %`;
 
 // The sentence that sums a text up.

@@ -5,6 +5,9 @@ const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 // White space that can be seen.
 export const visible = text => text.replaceAll("\n", "↵").replaceAll("\r", "␍").replaceAll("\t", "⇥").replaceAll(" ", "␣");
 
+// A number with so many digits after the point, and no sign before nothing.
+export const rounded = (number, digits) => (+number.toFixed(digits)).toFixed(digits);
+
 // A token's text, or its bytes where they are no whole characters.
 export function readable(token) {
   const bytes = Uint8Array.from(token, c => c.charCodeAt());

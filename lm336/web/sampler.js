@@ -1,7 +1,7 @@
 // The sampling panel: in JupyterLab through anywidget on the live model, on a page through embed.js on a worker.
 // `model.send` takes worker.js's and oracle-worker.js's messages, `model.on("msg:custom", ...)` hears its answers. Traits, which only a page has: recording, a story
 // to tell before there is a model; linked, whether the page's address may hold the story.
-import { drawBars, panel, showValue, visible } from "./parts.js";
+import { drawBars, panel, rounded, showValue, visible } from "./parts.js";
 import { surprise, tokenText } from "./tokens.js";
 import { impossible, perfectReader } from "./truth.js";
 
@@ -162,7 +162,7 @@ export function render({ model, el }) {
     if (index === null) return showNext();
     const token = view.tokens[index], bits = surprise(token), excess = byExcess() ? reader.excess(token, index) : null;
     caption.textContent = bits === null ? `${quoted(token.text)} is the first: nothing led the model to expect it.`
-      : `${quoted(token.text)} cost ${bits.toFixed(1)} bits${excess === null ? "" : `, ${excess.toFixed(1)} of them excess`}. Press one to go on from here with it.`;
+      : `${quoted(token.text)} cost ${bits.toFixed(1)} bits${excess === null ? "" : `, ${rounded(excess, 1)} of them excess`}. Press one to go on from here with it.`;
     const hidden = bits !== null && !token.bars.some(({ id }) => id === token.id);   // the settings cut it off
     showBars(hidden ? [...token.bars, { ...token, probability: 0 }] : token.bars, index, token.id);
   }

@@ -1,5 +1,5 @@
 // A text token by token, shaded by a number for each. One token can be chosen: click, tap, or the arrow keys.
-import { visible } from "./parts.js";
+import { rounded, visible } from "./parts.js";
 
 // Bits of surprise, under the model itself. Nothing led it to expect the first token of a text, which has none.
 export const surprise = ({ logprob }) => logprob === null ? null : -logprob / Math.LN2;
@@ -12,7 +12,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
   let follows = true, height = 0;       // the box shows the end of the text, unless its reader has scrolled up; where it was
 
   function paint(item, index) {
-    const number = shade(tokens[index], index), words = number === null ? "" : `${number.toFixed(1)} ${unit}`;
+    const number = shade(tokens[index], index), words = number === null ? "" : `${rounded(number, 1)} ${unit}`;
     item.title = words;
     item.setAttribute("aria-label", [visible(tokens[index].text), words].join(" ").trim());
     item.style.setProperty("--surprise", Math.max(0, Math.min(1, number / most)));
