@@ -40,6 +40,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
       item.setAttribute("role", "option");
       item.setAttribute("aria-selected", false);
       box.setAttribute("role", "listbox");
+      box.setAttribute("aria-orientation", "horizontal");
       paint(item, tokens.push(token) - 1);
       box.append(item);
       if (chosen === null) setStop(item);
@@ -48,7 +49,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
     show(list) {                        // these instead of those before
       tokens.length = 0;
       [chosen, follows, height] = [null, true, 0];
-      box.removeAttribute("role");
+      for (const name of ["role", "aria-orientation"]) box.removeAttribute(name);
       box.replaceChildren();
       for (const token of list) view.add(token);
     },
