@@ -15,7 +15,7 @@ const HTML = `
     <p class="status" role="status">Press, and the model (4 MB) and the perfect reader come into this page.</p>
   </form>
   <div class="split">
-    <div class="text" aria-label="The text: the arrow keys choose a token"></div>
+    <div class="text" role="group" aria-label="The text: the arrow keys choose a token"></div>
     <figure><figcaption class="place" aria-live="polite"></figcaption>
       <dl class="numbers"></dl>
       <figcaption class="legend" hidden>Expected by <b class="model">the model</b>, and in <b class="truth">truth</b></figcaption>

@@ -24,7 +24,7 @@ const HTML = `
         <input name="top_p" type="range" min="0.05" max="1" step="0.05" value="1"></label>
       <label>Seed <input name="seed" type="number" min="0" step="1" value="0"></label>
     </fieldset>
-    <div class="story"><div class="text" aria-label="The story: the arrow keys choose a token"></div>
+    <div class="story"><div class="text" role="group" aria-label="The story: the arrow keys choose a token"></div>
       <div class="actions"><button type="button" class="quiet copy">Copy story</button>
         <button type="button" class="quiet link">Copy link</button>
         <label class="pick">Shade by <select name="shade"><option>surprise</option><option>excess</option></select></label></div></div>

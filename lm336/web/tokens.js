@@ -49,7 +49,8 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
     show(list) {                        // these instead of those before
       tokens.length = 0;
       [chosen, follows, height] = [null, true, 0];
-      for (const name of ["role", "aria-orientation"]) box.removeAttribute(name);
+      box.setAttribute("role", "group");       // without options it is no list
+      box.removeAttribute("aria-orientation");
       box.replaceChildren();
       for (const token of list) view.add(token);
     },
