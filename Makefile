@@ -26,7 +26,7 @@ test: about-test $(VENV)/dev    ## every notebook, then every test
 	@$(BIN)/python .ci/run_tests.py --workers $(WORKERS)
 
 about-test:
-	@echo "make test: every notebook, then every test; about 16 minutes on two CPU cores."
+	@echo "make test: every notebook, then every test; about 17 minutes on two CPU cores."
 
 test-avx2: about-test $(VENV)/dev      ## make test in float32, as on a processor without AVX512
 test-float32: about-test $(VENV)/dev   ## make test in float32, as this processor has it
