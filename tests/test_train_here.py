@@ -251,6 +251,16 @@ def test_without_its_program_the_panel_says_so_and_tries_again(page, site):
     assert page.is_enabled("text=Train")
 
 
+def downloaded(page, folder):
+    "The model's folder, as a visitor takes it along."
+    with page.expect_download() as download:
+        page.click("text=Download the model")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        archive.extractall(folder)
+    [inner] = folder.iterdir()
+    return inner
+
+
 def test_a_model_of_python_goes_on(panel, tmp_path):
     "It tells a story before its first step; what is no folder of a model is a sentence."
     page = panel()
@@ -267,11 +277,7 @@ def test_a_model_of_python_goes_on(panel, tmp_path):
     page.wait_for_function("document.querySelector('.text').textContent")
     page.click("text=One step")
     says(page, ".numbers", "1 of 800")
-    with page.expect_download() as download:
-        page.click("text=Download the model")
-    with zipfile.ZipFile(download.value.path()) as archive:
-        archive.extractall(tmp_path / "taken")
-    after = Transformer.from_pretrained(tmp_path / "taken/stories")
+    after = Transformer.from_pretrained(downloaded(page, tmp_path / "taken"))
     assert after.config == model.config
     moved = [(x - y).abs().max() for x, y in zip(after.parameters(), model.parameters())]
     assert 0 < max(moved) < 0.02, "one step from where Python ended"
@@ -281,11 +287,7 @@ def test_the_model_can_be_taken_along(panel, tmp_path):
     page = panel()
     page.click("text=One step")
     says(page, ".numbers", "1 of 800")
-    with page.expect_download() as download:
-        page.click("text=Download the model")
-    with zipfile.ZipFile(download.value.path()) as archive:
-        archive.extractall(tmp_path / "taken")
-    [folder] = (tmp_path / "taken").iterdir()
+    folder = downloaded(page, tmp_path / "taken")
     tokenizer, model = Tokenizer.from_pretrained(folder), Transformer.from_pretrained(folder)
     story = StoryGrammar(SMALL).tell(iter([0, 1, 1, 0, 1]))
     ids = tokenizer.encode(story)

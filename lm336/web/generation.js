@@ -33,7 +33,7 @@ class Pieces {
   // the text before it is left: it is `cut`. last: no more tokens will come.
   *add(token, last) {
     const { waiting, stops, tokenizer: { vocab } } = this;
-    if (!waiting.length && !stops.length && /^[\0-\x7f]*$/.test(vocab[token.id])) {   // mostly a token is its own text
+    if (!waiting.length && !stops.length && /^[\0-\x7f]*$/.test(vocab[token.id])) {   // ASCII
       yield Object.assign(token, { text: vocab[token.id], cut: false });
       return;
     }
@@ -60,8 +60,7 @@ export function remembered(count, context) {
   return count <= context ? count : half + (count - context - 1) % (context + 1 - half);
 }
 
-// The tokens after `ids`, one after the other: { id, logits, logprob, text, cut }, with the meaning of Python's `Token`, and
-// drawnFrom, the shortlist
+// The tokens after `ids`: { id, logits, logprob, text, cut }, as Python's `Token`, and drawnFrom, the shortlist.
 // When a text outgrows the context, the model forgets all but the newest half of its context, reads that anew, and carries on.
 // settings: those of samplingConfig, and max_new_tokens. Ids that the tokenizer does not have are never drawn.
 export function* generateStream(model, tokenizer, ids, { max_new_tokens = 100, ...settings } = {}) {

@@ -1,4 +1,4 @@
-// The loops that take the time, twice: in plain JavaScript here, sums in float64; and in WebAssembly SIMD, from kernels.ts.
+// The loops that take the time: in plain JavaScript here, sums in float64; in WebAssembly SIMD, from kernels.ts.
 // All numbers are float32 in one memory; an argument that names an array is the place where it begins there.
 import { WASM } from "./kernels-wasm.js";
 
@@ -154,7 +154,7 @@ export class PlainKernels {
     return nats;
   }
 
-  // ln of the sum of exp of n numbers, which become exp(x - top)
+  // ln of the sum of exp of n numbers, which it overwrites
   logSum(x, n) {
     const F = this.floats;
     let top = F[x], sum = 0;

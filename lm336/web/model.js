@@ -16,7 +16,7 @@ export async function download(folder, name, signal, onPart = () => {}) {
   }
 }
 
-// What a reader is told of an error: our own sentence, or that the program met one which it did not foresee.
+// What a reader is told of an error: our own sentence, or that it was not foreseen.
 export const sentence = error => error.constructor === Error ? error.message
   : `Something went wrong in the page's program: ${error.message}.`;
 
@@ -97,7 +97,7 @@ export class Model {
       const tensor = tensors[name += ".weight"];
       if (tensor?.length !== size) throw new Error(`model.safetensors does not fit config.json: ${name} should have ${size} numbers.`);
       if (tensor.buffer === kernels.floats.buffer) return tensor.byteOffset / 4;
-      const short = half && !name.includes("ln"), place = kernels.take(short ? size / 2 : size);   // a norm's weights are always float32
+      const short = half && !name.includes("ln"), place = kernels.take(short ? size / 2 : size);   // norms stay float32
       if (short) new Uint16Array(kernels.floats.buffer, 4 * place, size).set(tensor);
       else kernels.floats.set(floatsOf(tensor), place);
       return place;
@@ -148,7 +148,7 @@ export class Model {
   }
 
   // Read one more token: logits (vocab_size) for the next one; with head = false only remember it.
-  // When a text outgrows the context, the model forgets all but the newest half of its context, reads that anew, and carries on.
+  // What happens past the context, generateStream says.
   step(id, head = true) {
     const { context_length: context, norm_eps: eps, vocab_size: vocab } = this.config;
     if (!(id >= 0 && id < vocab)) throw new Error(`Token id ${id} is not in the vocabulary of ${vocab}.`);
@@ -175,8 +175,8 @@ export class Model {
     return kernels.view(this.logits, vocab).slice();
   }
 
-  // ln of the sum of exp of the last step's first `count` logits, whose place it uses: once for each step. With it a token's
-  // logit becomes ln of its probability under the model itself: no penalty, temperature 1, nothing cut off.
+  // ln of the sum of exp of the last step's first `count` logits, whose place it uses: once for each step. A logit less this is
+  // ln of a token's probability under the model itself.
   logSum(count) { return this.kernels.logSum(this.logits, count); }
 
   // h -> mix: what each head gathers. Keys are kept as (head, position, feature), values as (head, feature,

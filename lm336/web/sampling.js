@@ -2,7 +2,7 @@
 
 import { softmax } from "./model.js";
 
-// Loops here run through places: over thousands of numbers, `for of`, `from` and `reduce` take four to ten times as long.
+// Loops run through places: `for of`, `from` and `reduce` take four to ten times as long.
 function pick(numbers, ids) {
   const some = new Float32Array(ids.length);
   for (let i = 0; i < ids.length; i++) some[i] = numbers[ids[i]];
@@ -62,7 +62,7 @@ function keepSome(probabilities, ids, keep) {
   return [pick(probabilities, kept).map(p => p / sum), Uint32Array.from(kept, i => ids ? ids[i] : i)];
 }
 
-// What can be drawn: probabilities and their ids, in the order of top-k and top-p; ids are null for all of the vocabulary in its order.
+// What can be drawn: probabilities and ids, in the order of top-k and top-p; ids are null for the whole vocabulary in its order.
 // config: what samplingConfig gives; seen: the ids so far. First the penalty, then temperature, top-k, top-p, min-p.
 export function shortlist(logits, { temperature, top_k, top_p, min_p, repetition_penalty }, seen = []) {
   let ids = null;
@@ -95,7 +95,7 @@ export function likeliest({ ids, probabilities }, count) {
   return { ids: ids ? order.map(i => ids[i]) : order, probabilities: pick(probabilities, order) };
 }
 
-// The token of a shortlist in whose piece a uniform number falls, from 0 to below 1. The pieces lie in the order of the vocabulary.
+// The token of a shortlist in whose piece a uniform number falls. The pieces lie in the order of the vocabulary.
 export function draw({ ids, probabilities }, uniform) {
   const order = ids?.map((_, i) => i).sort((a, b) => ids[a] - ids[b]), at = i => order ? order[i] : i;
   let sum = 0, i = 0, end = probabilities[at(0)];

@@ -7,9 +7,9 @@ import { Tokenizer } from "./tokenizer.js";
 
 let model, tokenizer, names, download, job = 0;   // names: the texts of tokens, by id
 
-// Let waiting messages in, when a job begins and then sixty times a second. It takes a fraction of a millisecond; a timer would take 4.
+// Let waiting messages in, when a job begins and then sixty times a second; a timer would take 4 ms.
 const channel = new MessageChannel(), waiting = [];
-let breath;                           // when that was last
+let breath;   // when that was last
 channel.port1.onmessage = () => waiting.shift()();
 const due = () => performance.now() > breath + 16;
 async function breathe() {
