@@ -24,9 +24,18 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
     stop?.setAttribute("tabindex", 0);
   }
 
+  function look() {                     // whether its reader has scrolled up, or down again
+    if (box.scrollTop < height) follows = false;
+    if (box.scrollTop + box.clientHeight > box.scrollHeight - 30) follows = true;
+    height = box.scrollTop;
+  }
+
   function follow() {                   // once for all tokens of a frame
     frame = 0;
-    if (follows && chosen === null) box.scrollTop = box.scrollHeight;
+    look();                             // the event of a scroll may be still to come
+    if (!follows || chosen !== null) return;
+    box.scrollTop = box.scrollHeight;
+    height = box.scrollTop;
   }
 
   const view = {
@@ -52,6 +61,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
       box.setAttribute("role", "group");       // without options it is no list
       box.removeAttribute("aria-orientation");
       box.replaceChildren();
+      box.scrollTop = 0;
       for (const token of list) view.add(token);
     },
     shadeBy(...other) {                 // another number for each token: shade, unit, most
@@ -72,11 +82,7 @@ export function tokenText(box, choose, shade = surprise, unit = "bits", most = 8
     },
   };
 
-  box.onscroll = () => {
-    if (box.scrollTop < height) follows = false;
-    if (box.scrollTop + box.clientHeight > box.scrollHeight - 30) follows = true;
-    height = box.scrollTop;
-  };
+  box.onscroll = look;
   box.onclick = ({ target }) => {
     const index = [...box.children].indexOf(target.closest("[role=option]"));
     if (index >= 0) view.choose(index === chosen ? null : index);
