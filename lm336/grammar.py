@@ -8,6 +8,7 @@ __all__ = ['Mention', 'Choice', 'Plot', 'StoryGrammar', 'write_stories', 'storie
 # %% ../nbs/23_grammar.ipynb #64685752
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from functools import cached_property
@@ -59,7 +60,7 @@ class _Section(NamedTuple):
     body: list[tuple[int, str]]  # the numbered lines below it, comments left out
 
 
-_HEADERS = {"list": r"\[([\w ]*\w[\w ]*)\]", "phrase": r"<(\w+)>", "plot": r"# (.*)"}
+_HEADERS = {"list": r"\[((?= *\w)[\w ]+)\]", "phrase": r"<(\w+)>", "plot": r"# (.*)"}
 
 
 def _fail(line: int, message: str) -> NoReturn:
@@ -156,6 +157,9 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 # %% ../nbs/23_grammar.ipynb #00e366b7
+_MOST_NESTED, _MOST_PARTS = 100, 1_000_000
+
+
 class _Vocabulary:
     "The lists and phrases of a grammar, which its plots share."
 
@@ -163,6 +167,13 @@ class _Vocabulary:
         self.lists: dict[str, _WordList] = {}
         self.phrases: dict[str, list[tuple[int, str]]] = {}  # the numbered lines of each
         self.choices: dict[str, Choice] = {}  # for `<a colour>`, the same object everywhere
+        self.num_parts = 0  # so far, phrases written out
+
+    def count_part(self):
+        self.num_parts += 1
+        if self.num_parts > _MOST_PARTS:
+            problem = f"more than {_MOST_PARTS:,} parts with its phrases written out"
+            raise InputError(f"the grammar has {problem}; make it smaller")
 
     def check_new(self, section: _Section, name: str):
         if name in self.lists or name in self.phrases:
@@ -204,16 +215,25 @@ class _LineReader:
     def __init__(self, vocabulary: _Vocabulary, cast: dict[str, str]):
         self.vocabulary, self.cast = vocabulary, cast
         self.open_phrases: list[str] = []  # each is read within the one before
+        self.depth = 0  # how many choices are around what is read
+
+    def deeper(self, line: int):
+        self.depth += 1
+        if self.depth > _MOST_NESTED:
+            _fail(line, f"more than {_MOST_NESTED} choices within each other")
 
     def parts(self, line: int, text: str) -> _Parts:
         "A line of text as str, Mention and Choice."
         open_ways = [[[]]]  # of the line, then of each open [: lists of parts
         for token in re.findall(r"\{[^}]*\}|<[^>]*>|[^\[\]|{}<>]+|.", text):
+            self.vocabulary.count_part()
             if token == "[":
+                self.deeper(line)
                 open_ways.append([[]])
             elif token == "|" and len(open_ways) > 1:
                 open_ways[-1].append([])
             elif token == "]" and len(open_ways) > 1:
+                self.depth -= 1
                 choice = Choice(tuple(map(_joined, open_ways.pop())))
                 open_ways[-1][-1].append(choice)
             elif token in ("[", "]", "|", "{", "}", "<", ">"):
@@ -248,11 +268,13 @@ class _LineReader:
             _fail(line, f"{reference.text!r}: a phrase has neither article nor form")
         if reference.name in self.open_phrases:
             _fail(line, f"{reference.text!r}: this phrase leads back to itself")
+        self.deeper(line)
         self.open_phrases.append(reference.name)
         lines = self.vocabulary.phrases[reference.name]
         change = _capital if reference.capital else str
         ways = tuple(self.parts(number, change(text)) for number, text in lines)
         self.open_phrases.pop()
+        self.depth -= 1
         return Choice(ways)
 
 # %% ../nbs/23_grammar.ipynb #5c3b0c64
@@ -436,16 +458,23 @@ class _Places:
 
     def ahead(self, place: tuple | None) -> list[tuple[str, tuple | None]]:
         "The strings that may come next, each with the place after it."
-        if place is None:
-            return [("\0", None)]
-        parts, index, after = place
-        part, after = parts[index], self.place(parts, index + 1, after)
-        if type(part) is str:
-            return [(part, after)]
-        if type(part) is Mention:
-            return [(surface, after) for surface in sorted(set(part.surfaces))]
-        ways = [self.place(way, 0, after) for way in part.ways]
-        return [string for way in ways for string in self.ahead(way)]
+        found, waiting, visits = [], [place], Counter()
+        while waiting:
+            place = waiting.pop()
+            visits[id(place)] += 1
+            if visits[id(place)] > 2:  # two ways without a letter between them are enough
+                continue
+            if place is None:
+                found.append(("\0", None))
+                continue
+            parts, index, after = place
+            part, after = parts[index], self.place(parts, index + 1, after)
+            if type(part) is Choice:
+                waiting += [self.place(way, 0, after) for way in reversed(part.ways)]
+            else:
+                strings = [part] if type(part) is str else sorted(set(part.surfaces))
+                found += [(string, after) for string in strings]
+        return found
 
 # %% ../nbs/23_grammar.ipynb #9167ee79
 def _ambiguous_text(plots: list[Plot]) -> str | None:

@@ -89,6 +89,7 @@ def texts_of(found):
     return [sampled["text"] for sampled in found["sampled"]]
 
 
+MANY = ", ".join(f"w{number}" for number in range(1200))
 RANDOM = [a_grammar(random.Random(seed)) for seed in range(200)]
 
 
@@ -252,14 +253,71 @@ def test_what_comes_next_is_what_the_perfect_reader_says(node, examples, tmp_pat
         ("[n]\na, b\n# Two | hero n\nhi [{hero}|]", "“Two” need not name its hero"),
         ("# p\nhi", "There is only one story here"),
         ("# p\n" + 4 * "[a|b|c|d|e]", "more than 500 different words"),
-        ("# p\n" + 1100 * "[a|b] ", "longer than a model in this page reads"),
+        ("# p\n[a|b" + 999 * "b" + "]", "or one of them more than 400"),
+        ("# p\n[a|b] " + 501 * "word ", "may have more than 500 words"),
+        ("# p\n" + 1100 * "[a|b] ", "may have more than 500 words"),
+        ("# p\n" + 1400 * "[|a][|b]", "more ways than a page can follow"),
+        ("# p\n" + 1400 * "[|]", "A story can be told in two ways"),
+        (f"[n]\n{MANY}\n# p\n" + 500 * "<n> ", "more ways than a page can follow"),
+        ("# p\n[x|y] " + 99 * "a" + " [c|c]", "“…" + 58 * "a" + " c” can be told"),
     ],
 )
 def test_what_no_model_should_learn_is_said(node, text, sentence):
     assert sentence in node("call", ["grammar.js", "describe", text])["problem"]
 
 
+def in_brackets(depth):
+    return "# p\n" + depth * "[" + "a" + depth * "]"
+
+
+def in_phrases(depth):
+    names = range(depth - 1)
+    lines = [f"<p{i}>\n.<p{i + 1}>" for i in names] + [f"<p{depth - 1}>\na", "# p\n.<p0>"]
+    return "\n".join(lines)
+
+
+def in_a_phrase_of_before(depth):
+    return f"# p\n.<p>{(depth - 1) * '['}<p>{(depth - 1) * ']'}\n<p>\na"
+
+
+@pytest.mark.parametrize("nested", [in_brackets, in_phrases, in_a_phrase_of_before])
+def test_there_are_at_most_a_hundred_choices_within_each_other(node, nested):
+    "So many neither stack minds, whatever is asked; more are refused in the same words."
+    grammar, found = of_both(node, nested(100), samples=1, words=True)
+    check_equal(grammar, found)
+    assert grammar.ambiguous_text() is None and found["ambiguous"] is None
+    [story] = texts_of(found)
+    assert grammar.log2_prob(story) == 0 and grammar.tell(iter([0] * 300)) == story
+    for depth in (101, 2000):
+        with pytest.raises(InputError, match="line [0-9]+: more than 100 choices within"):
+            StoryGrammar(nested(depth))
+        both_say(node, nested(depth))
+
+
 def test_phrases_that_double_and_double_are_refused(node):
     lines = [f"<p{i}>\n.<p{i + 1}><p{i + 1}>" for i in range(40)]
-    with pytest.raises(Refused, match="more than 1,000,000 parts"):
-        node("grammar", dict(text="\n".join([*lines, "<p40>", "a", "# p", ".<p0>"])))
+    text = "\n".join([*lines, "<p40>", "a", "# p", ".<p0>"])
+    with pytest.raises(InputError, match="more than 1,000,000 parts"):
+        StoryGrammar(text)
+    both_say(node, text)
+
+
+@pytest.mark.parametrize("choice, twice", [("[|a]", "a\n"), ("[|]", "\n"), ("[a|a]", "a")])
+def test_many_choices_in_a_row_are_no_burden(node, choice, twice):
+    "What may be left out is passed over without a stack, and what is there twice once more."
+    grammar, found = of_both(node, "# p\n" + 480 * choice)
+    assert grammar.ambiguous_text() == found["ambiguous"] == twice
+
+
+def test_a_large_cast_is_counted_without_going_through_it(node):
+    "Twelve of twelve can be drawn in 479,001,600 ways; every second one is an x."
+    words = "\n".join(f"{letter} / {'xy'[i % 2]}" for i, letter in enumerate("abcdefghijkl"))
+    cast = ", ".join(f"c{i} n" for i in range(12))
+    text = f"[n name its]\n{words}\n# p | {cast}\n{{c0.its}} {{c1.its}}"
+    text += "".join(f" {{c{i}}}" for i in range(12))
+    begun = ["", "x", "x y", "x y c"]
+    first, second, third, last = node("grammar", dict(text=text, beginnings=begun))["next"]
+    assert first == pytest.approx({"x": 1 / 2, "y": 1 / 2})
+    assert second == pytest.approx({" x": 5 / 11, " y": 6 / 11})
+    assert third == pytest.approx({f" {letter}": 1 / 6 for letter in "acegik"})
+    assert last == pytest.approx({f" {letter}": 1 / 6 for letter in "bdfhjl"})

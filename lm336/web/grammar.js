@@ -2,12 +2,16 @@
 // words. A story is told of strings, of mentions {slot, surfaces}, where it names one of its cast, and of choices {ways}.
 import { PRETOKEN, bytes, bytesOf } from "./tokenizer.js";
 
-const MOST_PARTS = 1_000_000, MOST_STATES = 100_000, MOST_WORDS = 500, MOST_DEPTH = 1000;   // what a page has patience for
+const MOST_NESTED = 100, MOST_PARTS = 1_000_000;               // as in Python
+const MOST_WORK = 6e6, MOST_DEPTH = 1000;                      // what a page has patience for: letters looked at, strings in a story
+const MOST_WORDS = 500, MOST_LENGTH = 500, MOST_BYTES = 8000;  // what a model in it learns: different words, words of a story, bytes of all words
+const LONG = `A story of this grammar may have more than ${MOST_LENGTH} words; a model in this page reads at most so many.`;
+const HEAVY = `The words of these stories have more than ${MOST_BYTES.toLocaleString("en")} bytes together, or one of them more than ${MOST_BYTES / 20}; a model in this page learns fewer.`;
 const SPACE = String.raw`[\p{White_Space}\x1c-\x1f]`, WORD = String.raw`[\p{L}\p{N}_]`;   // \s and \w, as Python has them
 const pattern = (source, flags = "u") => new RegExp(source.replaceAll("\\w", WORD).replaceAll("\\s", SPACE), flags);
 
 const STRIP = pattern(String.raw`^\s+|\s+$`, "gu"), BETWEEN = pattern("\\s+"), strip = text => text.replace(STRIP, "");
-const HEADERS = { list: pattern(`^\\[((?:\\w| )*\\w(?:\\w| )*)\\]$`), phrase: pattern(`^<(\\w+)>$`), plot: /^# (.*)$/u };
+const HEADERS = { list: pattern(String.raw`^\[((?= *\w)(?:\w| )+)\]$`), phrase: pattern("^<(\\w+)>$"), plot: /^# (.*)$/u };
 const REFERENCE = pattern(String.raw`^(?:([Aa]) +)?(\w+)(?:\.(\w+))?$`);
 const AN = pattern(String.raw`^(?:[aeiou](?!ni[cf]|s[eu]|kul|ne(?!\w))|hour|honest)`);
 const PIECES = /\{[^}]*\}|<[^>]*>|[^[\]|{}<>]+|./gu;
@@ -27,6 +31,12 @@ const once = f => {                                            // a function of 
 };
 const range = size => Array.from({ length: size }, (_, i) => i);
 const sumOf = (items, f) => items.reduce((sum, item) => sum + f(item), 0);
+
+// Ends a search that takes too long: a function that is told of the work done.
+function patience() {
+  let left = MOST_WORK;
+  return work => { if ((left -= work) < 0) throw new Error("This grammar has more ways than a page can follow; make it smaller."); };
+}
 
 // ---- the notation
 
@@ -103,20 +113,27 @@ function readCast(lists, line, text) {
 
 function readPlots(text) {
   const lists = new Map(), phrases = new Map(), plots = [], anyOf = new Map();
-  let cast, open, told, numParts = 0;                          // told: of a plot, the parts that references have been made, and their numbers
+  let cast, open, told, numParts = 0, depth = 0;   // told: of a plot, what references have been made; depth: choices around a part
 
   function count(more) {
     numParts += more;
-    if (numParts > MOST_PARTS) throw new Error(`The grammar has more than ${MOST_PARTS.toLocaleString("en")} parts when its phrases are written out; make it smaller.`);
+    if (numParts > MOST_PARTS) throw new Error(`the grammar has more than ${MOST_PARTS.toLocaleString("en")} parts with its phrases written out; make it smaller`);
+  }
+
+  function deeper(line) {
+    if (++depth > MOST_NESTED) fail(line, `more than ${MOST_NESTED} choices within each other`);
   }
 
   function parts(line, text) {                                 // a line of text
     const ways = [[[]]];                                       // of the line, then of each open [
     for (const token of text.match(PIECES) ?? []) {
       count(1);
-      if (token === "[") ways.push([[]]);
-      else if (token === "|" && ways.length > 1) ways.at(-1).push([]);
+      if (token === "[") {
+        deeper(line);
+        ways.push([[]]);
+      } else if (token === "|" && ways.length > 1) ways.at(-1).push([]);
       else if (token === "]" && ways.length > 1) {
+        depth--;
         const choice = { ways: ways.pop().map(joined) };
         ways.at(-1).at(-1).push(choice);
       } else if ("[]|{}<>".includes(token)) fail(line, `${quoted(token)} stands alone`);
@@ -128,9 +145,9 @@ function readPlots(text) {
 
   function part(line, token) {                                 // of a reference; the same one for the same words in a plot
     const again = told.get(token), before = numParts;
-    if (again) { count(again.size); return again.part; }
+    if (again?.depth >= depth) { count(again.size); return again.part; }
     const made = (token[0] === "{" ? mention : choiceOf)(line, readReference(line, token.slice(1, -1)));
-    told.set(token, { part: made, size: numParts - before });
+    told.set(token, { part: made, size: numParts - before, depth });
     return made;
   }
 
@@ -150,9 +167,11 @@ function readPlots(text) {
     }
     if (article || form) fail(line, `${quoted(text)}: a phrase has neither article nor form`);
     if (open.includes(name)) fail(line, `${quoted(text)}: this phrase leads back to itself`);
+    deeper(line);
     open.push(name);
     const ways = phrases.get(name).map(([number, text]) => parts(number, capital ? capitalised(text) : text));
     open.pop();
+    depth--;
     return { ways };
   }
 
@@ -163,10 +182,10 @@ function readPlots(text) {
     const earlier = drawn.map((name, slot) => range(slot).filter(other => drawn[other] === name));
     let between = "";
     for (const [number, text] of body) {
-      if (text) { all.push(between, ...parts(number, text)); between = " "; }
+      if (text) { all.push(between, parts(number, text)); between = " "; }
       else if (all.length) between = "\n";
     }
-    return { title: strip(title), slots: [...cast.keys()], lists: drawn, sizes, earlier, parts: joined([...all, "\n"]) };
+    return { title: strip(title), slots: [...cast.keys()], lists: drawn, sizes, earlier, parts: joined([...all.flat(), "\n"]) };
   }
 
   for (const section of sectionsOf(text)) {
@@ -192,54 +211,63 @@ const meanSize = once(parts => sumOf(parts, part => typeof part === "string" ? s
   : part.surfaces ? meanOf(part.surfaces) : sumOf(part.ways, meanSize) / part.ways.length));
 
 // The slots that every way through `parts` mentions in a form that tells members apart.
-function namedIn(parts) {
+const tellsApart = once(surfaces => new Set(surfaces).size === surfaces.length);
+const namedIn = once(parts => {
   const slots = new Set();
   for (const { slot, surfaces, ways } of parts) {
-    if (surfaces && new Set(surfaces).size === surfaces.length) slots.add(slot);
+    if (surfaces && tellsApart(surfaces)) slots.add(slot);
     if (ways) {
       const [first, ...others] = ways.map(namedIn);
       for (const slot of first) if (others.every(other => other.has(slot))) slots.add(slot);
     }
   }
   return slots;
-}
+});
 
-// In how many ways the slots can have members of these, no two of one list the same.
-function castings({ earlier }, cast, members = []) {
-  const slot = members.length;
-  if (slot === cast.length) return 1;
-  const free = cast[slot].filter(member => earlier[slot].every(other => members[other] !== member));
-  const matters = earlier.some(before => before.includes(slot));
-  return matters ? sumOf(free, member => castings({ earlier }, cast, [...members, member]))
-    : free.length * (free.length && castings({ earlier }, cast, [...members, null]));
+// In how many ways slots can have members of these, no two the same: any of the largest's members with each way of the others, less
+// those in which one of the others has it too.
+function castings(candidates, spend) {
+  const [largest, ...others] = candidates.toSorted((a, b) => b.length - a.length), all = new Set(largest);
+  spend(sumOf(candidates, ({ length }) => length + 1));
+  if (!candidates.length) return 1;
+  if (!candidates.every(({ length }) => length)) return 0;
+  const shared = others.map(members => members.filter(member => all.has(member))), free = castings(others, spend);
+  const taken = shared.every(({ length }, slot) => length === others[slot].length) ? others.length * free
+    : sumOf(range(others.length), slot => castings(others.with(slot, shared[slot]), spend));
+  return largest.length * free - taken;
 }
 
 // Every way through a plot that `read` goes along with, until it ends or is enough. read(told, string): what is told then, or
 // undefined if the string does not fit. Each way: {told, ended, bits}, the bits of all the choices that led there.
-function* tellings(plot, told, read, enough = () => false) {
+function* tellings(plot, told, read, spend, enough = () => false) {
   const waiting = [{ told, place: { parts: plot.parts, index: 0, after: null }, cast: plot.sizes.map(range), bits: castBits(plot) }];
-  for (let states = 0; waiting.length; states++) {
-    if (states > MOST_STATES) throw new Error("There are too many ways to go on from here.");
+  const drawn = [...new Set(plot.lists)].map(name => range(plot.lists.length).filter(slot => plot.lists[slot] === name));
+  while (waiting.length) {
     let { told, place, cast, bits } = waiting.pop();
+    spend(10);
     while (place && place.index === place.parts.length) place = place.after;
     if (!place || enough(told)) {
-      const possible = castings(plot, cast);                   // none: it named two of the cast as the same
+      const possible = drawn.reduce((ways, slots) => ways * castings(slots.map(slot => cast[slot]), spend), 1);   // none: it named two of the cast as the same
       if (possible) yield { told, ended: !place, bits: bits - Math.log2(possible) };
       continue;
     }
     const part = place.parts[place.index], after = { ...place, index: place.index + 1 };
-    const go = (string, rest = cast) => {
+    const go = (string, rest = () => cast) => {
       const longer = read(told, string);
-      if (longer !== undefined) waiting.push({ told: longer, place: after, cast: rest, bits });
+      spend(string.length + 10);
+      if (longer !== undefined) waiting.push({ told: longer, place: after, cast: rest(), bits });
     };
     if (typeof part === "string") go(part);
     else if (part.ways) for (const way of part.ways) waiting.push({ told, place: { parts: way, index: 0, after }, cast, bits: bits + Math.log2(part.ways.length) });
     else for (const surface of new Set(cast[part.slot].map(member => part.surfaces[member])))
-      go(surface, cast.with(part.slot, cast[part.slot].filter(member => part.surfaces[member] === surface)));
+      go(surface, () => cast.with(part.slot, cast[part.slot].filter(member => part.surfaces[member] === surface)));
   }
 }
 
 // ---- the automaton: where a story may be, and what may come next
+
+const sorted = once(surfaces => [...new Set(surfaces)].sort());
+const stringsOf = part => part.surfaces ? sorted(part.surfaces) : [part];
 
 // One object for each place, as in Python; null ends a story.
 class Places {
@@ -254,13 +282,20 @@ class Places {
     return all[index] ??= { parts, index, after, id: ++this.ids };
   }
 
-  // The strings that may come next, each with the place after it.
-  ahead(place) {
-    if (!place) return [["\0", null]];
-    const part = place.parts[place.index], after = this.place(place.parts, place.index + 1, place.after);
-    if (typeof part === "string") return [[part, after]];
-    if (part.surfaces) return [...new Set(part.surfaces)].sort().map(surface => [surface, after]);
-    return part.ways.flatMap(way => this.ahead(this.place(way, 0, after)));
+  // The strings that may come next, each with the place after it: twice where two ways lead there without a letter.
+  ahead(place, spend) {
+    const found = [], waiting = [place], visits = new Map();
+    while (waiting.length) {
+      const place = waiting.pop(), visit = (visits.get(place) ?? 0) + 1;
+      if (visit > 2) continue;
+      visits.set(place, visit);
+      const part = place?.parts[place.index], after = place && this.place(place.parts, place.index + 1, place.after);
+      if (part?.ways) for (const way of part.ways.toReversed()) waiting.push(this.place(way, 0, after));
+      else for (const string of place ? stringsOf(part) : ["\0"]) found.push([string, after]);
+      spend(10);
+    }
+    spend(10 * found.length);
+    return found;
   }
 }
 
@@ -269,18 +304,20 @@ const together = tellers => [...new Set(tellers.map(tellerKey))].sort();
 
 // The beginning of a text that can be told in two ways; null if there is no such text.
 function ambiguousTextOf(plots) {
-  const places = new Places(), seen = new Set(), start = [{ ways: plots.map(plot => plot.parts) }];
+  const places = new Places(), seen = new Set(), start = [{ ways: plots.map(plot => plot.parts) }], spend = patience();
   const todo = [["", [["", places.place(start, 0, null)]]]];
   while (todo.length) {
     let [read, tellers] = todo.pop();                          // a teller: a string to be read, and the place after it
     if (tellers.length === 1 && tellers[0][0]) [read, tellers] = [read + tellers[0][0], [["", tellers[0][1]]]];
     const key = together(tellers).join("\n");
+    spend(key.length);
     if (seen.has(key)) continue;
-    if (seen.add(key).size > MOST_STATES) throw new Error("The grammar has too many ways to be searched for a text that can be told in two.");
+    seen.add(key);
     const byLetter = new Map();
-    for (const teller of tellers) for (const [string, place] of teller[0] ? [teller] : places.ahead(teller[1])) {
-      const letter = String.fromCodePoint(string.codePointAt(0));
-      byLetter.set(letter, [...byLetter.get(letter) ?? [], [string.slice(letter.length), place]]);
+    for (const teller of tellers) for (const [string, place] of teller[0] ? [teller] : places.ahead(teller[1], spend)) {
+      const letter = String.fromCodePoint(string.codePointAt(0)), followers = byLetter.get(letter) ?? [];
+      followers.push([string.slice(letter.length), place]);
+      byLetter.set(letter, followers);
     }
     for (const [letter, followers] of byLetter) {
       if (together(followers).length < followers.length) return (read + letter).replace(/\0+$/u, "");
@@ -330,7 +367,8 @@ export class StoryGrammar {
   log2Prob(story) {
     const read = (at, string) => story.startsWith(string, at) ? at + string.length : undefined;
     let sum = 0, least = Infinity;                             // 2^-bits of all ways, the likeliest taken out
-    for (const plot of this.plots) for (const { told, bits } of tellings(plot, 0, read)) {
+    const spend = patience();
+    for (const plot of this.plots) for (const { told, bits } of tellings(plot, 0, read, spend)) {
       if (told !== story.length) continue;
       if (bits < least) [sum, least] = [sum * 2 ** (bits - least), bits];
       sum += 2 ** (least - bits);
@@ -350,23 +388,26 @@ export class StoryGrammar {
 
   // Every pre-token that a story may have, sorted, and the most that one story has.
   words() {
-    const places = new Places(), words = new Set(), known = new Map();
+    const places = new Places(), words = new Set(), known = new Map(), spend = patience();
     const visit = (place, rest, depth) => {                    // the most pre-tokens from here on
       const key = tellerKey([rest, place]);
       if (known.has(key)) return known.get(key);
-      if (known.size > MOST_STATES || words.size > MOST_WORDS)
-        throw new Error(`These stories have more than ${MOST_WORDS} different words; a model in this page learns fewer.`);
-      if (depth > MOST_DEPTH) throw new Error("A story of this grammar may be longer than a model in this page reads.");
+      if (depth > MOST_DEPTH) throw new Error(LONG);
       let most = 0;
-      for (const [string, after] of places.ahead(place)) {
+      for (const [string, after] of places.ahead(place, spend)) {
+        spend(rest.length + string.length);
         const end = !place, [pieces, left] = end ? [rest.match(PRETOKEN) ?? [], ""] : settled(rest + string);
         for (const piece of pieces) words.add(piece);
+        if (words.size > MOST_WORDS) throw new Error(`These stories have more than ${MOST_WORDS} different words; a model in this page learns fewer.`);
         most = Math.max(most, pieces.length + (end ? 0 : visit(after, left, depth + 1)));
       }
       known.set(key, most);
       return most;
     };
     const start = [{ ways: this.plots.map(plot => plot.parts) }], longest = visit(places.place(start, 0, null), "", 0);
+    if (longest > MOST_LENGTH) throw new Error(LONG);
+    const sizes = Array.from(words, sizeOf);
+    if (sizes.some(size => size > MOST_BYTES / 20) || sumOf(sizes, size => size) > MOST_BYTES) throw new Error(HEAVY);
     return { words: [...words].sort(), longest };
   }
 
@@ -385,8 +426,8 @@ export class StoryGrammar {
       }
       return ended ? at === text.length ? "" : null : undefined;
     };
-    const found = [];
-    for (const plot of this.plots) for (const { told, ended, bits } of tellings(plot, "", read, told => nextOf(told) !== undefined)) {
+    const found = [], spend = patience(), enough = told => told.length > text.length && nextOf(told) !== undefined;
+    for (const plot of this.plots) for (const { told, ended, bits } of tellings(plot, "", read, spend, enough)) {
       const word = nextOf(told, ended);
       if (word !== null) found.push([word, bits]);
     }
@@ -400,21 +441,25 @@ export class StoryGrammar {
 // A byte-level BPE tokenizer, in the layout of tokenizer.json, in which each of these words is one token: chapter 01's rule, on
 // these words alone, until nothing is left to merge. The ids: 0 is the end of a text, then the words, then what no story uses.
 export function wordTokenizer(words) {
-  const better = ({ pair: [a, b], count }, { pair: [c, d], count: most }) => count > most || count === most && (a > c || a === c && b > d);
-  const merges = [], pieces = words.map(bytesOf), END = "<|endoftext|>";
+  const END = "<|endoftext|>", tokens = range(256).map(b => String.fromCharCode(b)), SPAN = 2 ** 16;
+  const pieces = words.map(word => bytesOf(word).map(byte => tokens.indexOf(byte))), merges = [], counts = new Map();
+  const [left, right] = [pair => tokens[Math.floor(pair / SPAN)], pair => tokens[pair % SPAN]];
+  const later = (a, b) => left(a) > left(b) || left(a) === left(b) && right(a) > right(b);
   for (;;) {
-    const counts = new Map();
-    for (const tokens of pieces) for (let i = 1; i < tokens.length; i++) {
-      const pair = [tokens[i - 1], tokens[i]], key = pair.join("\u0100");
-      counts.set(key, { pair, count: (counts.get(key)?.count ?? 0) + 1 });
+    counts.clear();
+    for (const piece of pieces) for (let i = 1; i < piece.length; i++) {
+      const pair = piece[i - 1] * SPAN + piece[i];
+      counts.set(pair, (counts.get(pair) ?? 0) + 1);
     }
     if (!counts.size) break;
-    const { pair: [a, b] } = [...counts.values()].reduce((best, other) => better(other, best) ? other : best);
-    merges.push([a, b]);
-    for (const tokens of pieces)
-      for (let i = 1; i < tokens.length; i++) if (tokens[i - 1] === a && tokens[i] === b) tokens.splice(i - 1, 2, a + b);
+    let best, most = 0;
+    for (const [pair, count] of counts) if (count > most || count === most && later(pair, best)) [best, most] = [pair, count];
+    const token = left(best) + right(best), known = tokens.indexOf(token), merged = known < 0 ? tokens.push(token) - 1 : known;
+    merges.push([left(best), right(best)]);
+    for (const piece of pieces)
+      for (let i = 1; i < piece.length; i++) if (piece[i - 1] * SPAN + piece[i] === best) piece.splice(i - 1, 2, merged);
   }
-  const all = new Set([...pieces.flat(), ...range(256).map(b => String.fromCharCode(b)), ...merges.map(pair => pair.join(""))]);
+  const all = new Set([...pieces.map(([token]) => tokens[token]), ...tokens]);
   const letters = Object.fromEntries(Object.entries(bytes).map(([letter, byte]) => [byte, letter]));
   const printable = token => Array.from(token, byte => letters[byte]).join("");
   const vocab = Object.fromEntries([END, ...Array.from(all, printable)].map((token, id) => [token, id]));
@@ -433,12 +478,13 @@ const stepsToLearn = words => Math.ceil(5 * words ** 0.8);
 export function describe(text) {
   const grammar = new StoryGrammar(text), { entropyBits, meanBytes, bitsPerByte } = grammar;
   let turn = 0;                                                // the same story for the same grammar
-  const random = () => turn = (turn + 0.618034) % 1, about = { entropyBits, meanBytes, bitsPerByte, story: grammar.sample(random).text, words: 0, longest: 0, stepsToLearn: 0, problem: "" };
+  const random = () => turn = (turn + 0.618034) % 1, about = { entropyBits, meanBytes, bitsPerByte, story: "", words: 0, longest: 0, stepsToLearn: 0, problem: "" };
   const [hidden] = grammar.unnamed();
   try {
     const twice = grammar.ambiguousText(), { words, longest } = grammar.words();
-    Object.assign(about, { words: words.length, longest, stepsToLearn: stepsToLearn(words.length) });
-    if (twice !== null) about.problem = `“${strip(twice)}” can be told in two ways, so the line would be too high: let each story have one.`;
+    Object.assign(about, { words: words.length, longest, stepsToLearn: stepsToLearn(words.length), story: grammar.sample(random).text });
+    const told = strip(twice ?? "").replace(/^.*(?=.{60})/su, "…");
+    if (twice !== null) about.problem = `${told ? `“${told}”` : "A story"} can be told in two ways, so the line would be too high: let each story have one.`;
     else if (hidden) about.problem = `A story of “${hidden[0]}” need not name its ${hidden[1]}, so the line would be too high: name ${hidden[1]} in it.`;
     else if (!entropyBits) about.problem = "There is only one story here, and nothing to learn: offer a choice, as in [cat|dog].";
   } catch (error) { about.problem = error.message; }
