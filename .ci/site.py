@@ -264,6 +264,33 @@ def relative(text: str) -> str:
     return re.sub(r"\]\(\.\./(lm336/[\w/]+\.\w+)", rf"]({GITHUB}\1", text)
 
 
+def folds(cell, everywhere: bool) -> bool | None:
+    """Whether a cell's code is folded, by what it says itself; None where the page says so,
+    which folds `everywhere`."""
+    if cell.cell_type != "code":
+        return False
+    said = re.search(r"(?m)^#\| code-fold: (\w+)", cell.source)
+    return said[1] == "true" if said else None if everywhere else False
+
+
+def folded_once(cells: list, everywhere: bool) -> list:
+    "Cells with what is folded in a row, and shows nothing in between, as one cell."
+    found, before = [], False
+    for cell in cells:
+        how = folds(cell, everywhere)
+        if found and how is not False and how is before and not found[-1].outputs:
+            options, code = [], []
+            for one in (found.pop(), cell):
+                lines = one.source.strip("\n").splitlines()
+                start = sum(line.startswith("#|") for line in lines)
+                options += [line for line in lines[:start] if line not in options]
+                code.append("\n".join(lines[start:]))
+            cell.set_source("\n".join([*options, "\n\n".join(code)]))
+        found.append(cell)
+        before = how
+    return found
+
+
 def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
     """What nbdev's processing leaves to do on one notebook; `described` holds the places where
     a name has its definition."""
@@ -274,7 +301,8 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
         return link[0] if f"{link[1]}#{link[2]}" in described else f"]({link[1]})"
 
     # Quarto has links to the neighbours of its own
-    nb.cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
+    cells = [cell for cell in nb.cells if not cell.source.startswith("[← ")]
+    nb.cells = folded_once(cells, "\ncode-fold: true\n" in cells[0].source)
     for cell in nb.cells:
         if cell.cell_type == "raw" and cell.source.startswith("---\n"):  # what a page is about
             cell.set_source(cell.source.replace("---\n", "---\nimage: og.png\n", 1))
@@ -282,9 +310,11 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
             cell.outputs = [highlighted(out) for out in cell.outputs]
         if cell.cell_type != "markdown":
             continue
-        text = re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, relative(cell.source))
+        text = relative(LISTING.sub(listing, cell.source))
+        text = re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, text)
         text = re.sub(r"!\[([^\]]*)\]\((pictures/[\w-]+\.svg)\)", drawn, text)
-        text = with_sources(LISTING.sub(listing, text), sources)
+        text = re.sub(r"(!\[[^\]]*\]\(loss\.png\))", r"\1{.lm336-plot}", text)
+        text = with_sources(text, sources)
         facts = chapters.FACTS.fullmatch(text)
         cell.source = box(facts, path.name) if facts else text
     write_nb(nb, path)

@@ -454,6 +454,59 @@ def test_a_line_that_names_a_source_unfolds_it():
     assert site()["LISTING"].search(f"In {line} it is said") is None
 
 
+def test_every_line_that_names_a_source_is_unfolded_on_its_page(proc):
+    asked = [path.name for path in NBS.glob("*.ipynb") for text in documents(path)
+             if site()["LISTING"].search(text)]
+    shown = [path.name for path in proc.glob("*.ipynb") for text in documents(path)
+             if '<details class="lm336-listing">' in text]
+    assert sorted(shown) == sorted(asked) and len(asked) >= 4
+
+
+class Cell(dict):
+    "As much of nbdev's cell as the site's script needs."
+
+    def __init__(self, source, kind="code", outputs=()):
+        super().__init__(outputs=list(outputs))
+        self.source, self.cell_type, self.outputs = source, kind, list(outputs)
+
+    def set_source(self, source):
+        self.source = source
+
+
+FOLDED = "#| code-fold: true\n"
+
+
+@pytest.mark.parametrize(
+    "everywhere, sources, shown",
+    [
+        (False, ["a", "b"], ["a", "b"]),
+        (False, [f"{FOLDED}a", f"{FOLDED}#| x: 1\nb", "c"], [f"{FOLDED}#| x: 1\na\n\nb", "c"]),
+        (False, [f"{FOLDED}a", "b", f"{FOLDED}c"], [f"{FOLDED}a", "b", f"{FOLDED}c"]),
+        (True, [f"{FOLDED}a", "b", "c"], [f"{FOLDED}a", "b\n\nc"]),
+    ],
+)
+def test_what_is_folded_in_a_row_is_folded_once(everywhere, sources, shown):
+    found = site()["folded_once"]([Cell(one) for one in sources], everywhere)
+    assert [cell.source for cell in found] == shown
+
+
+def test_a_picture_or_a_paragraph_between_two_folded_cells_stays_where_it_is():
+    folded_once = site()["folded_once"]
+    drawn = Cell(f"{FOLDED}a", outputs=["a picture"])
+    said = Cell("A paragraph.", "markdown")
+    for cells in ([drawn, Cell(f"{FOLDED}b")], [Cell("a"), said, Cell("b")]):
+        assert folded_once(cells, True) == cells
+
+
+def test_no_page_has_two_folded_cells_in_a_row_that_show_nothing(proc):
+    "So a chapter begins with one line, Imports, and Records with two."
+    for path in proc.glob("*.ipynb"):
+        found = cells(path)
+        folds = [FOLDED in "".join(cell["source"]) for cell in found]
+        empty = [not cell.get("outputs") for cell in found]
+        assert not any(map(all, zip(folds, folds[1:], empty, strict=False))), path.name
+
+
 def test_printed_source_is_shown_as_code():
     source = "@a\ndef b():\n    return 1\n\nclass C:\n    d = 1\n"
     out = {"output_type": "stream", "name": "stdout", "text": source.splitlines(True)}
@@ -520,6 +573,45 @@ def test_a_page_that_is_finished_begins_with_a_link_to_its_text():
     page = site()["finished"]('<html><body class="nav"><header><a href="x">y</a></header>')
     first, *_ = [attrs for tag, attrs in Tags(page).found if tag == "a"]
     assert first["href"] == "#quarto-document-content"
+
+
+def test_every_page_has_our_picture(proc):
+    for path in proc.glob("*.ipynb"):
+        head = "".join(cells(path)[0]["source"]).strip().strip("-")
+        assert yaml.safe_load(head)["image"] == "og.png", path.name
+    assert (proc / "og.png").stat().st_size < 100_000
+
+
+def asked_by(path, seen):
+    "A module of the page and all that it imports or loads by its name, sizes by path."
+    if path not in seen:
+        text = path.read_text(encoding="utf-8")
+        seen[path] = len(text.encode())
+        names = re.findall(r"""from "\./([\w-]+\.js)\"""", text)
+        names += re.findall(r"""(?:here|import)\("\.?/?([\w-]+\.(?:js|css))"\)""", text)
+        for name in names:
+            asked_by(path.parent / name, seen)
+    return seen
+
+
+def test_home_is_light_before_a_press(proc):
+    """What is ours of the first page: its text, pictures, recording and panels; no model.
+
+    With what Quarto adds to every page, less than a megabyte: tests/test_rendered.py."""
+    text = "\n".join(documents(proc / "index.ipynb"))
+    web = proc / "web"
+    panels = re.findall(r'data-widget="([\w-]+)"', text)
+    assert "sampler" in panels
+    seen = {}
+    for name in ("embed", *panels):
+        asked_by(web / f"{name}.js", seen)
+    for name in {*re.findall(r'(?:src|data-recording)="([^"]+)"', text),
+                 *re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)} - {"model", "web/embed.js"}:
+        seen[proc / name] = (proc / name).stat().st_size
+    names = {path.name for path in seen}
+    assert names >= {"story.json", "loss.png", "sampler.png", "widgets.css", "tokens.js"}
+    assert not names & {"model.safetensors", "tokenizer.json", "sampler.gif"}
+    assert sum(seen.values()) + len(text.encode()) < 500_000
 
 
 def test_quarto_warns_of_no_link():
