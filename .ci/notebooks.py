@@ -151,13 +151,16 @@ def readme():
     body = re.sub(r"\]\((\w+\.ipynb(?:#[^)\s]*)?)\)", r"](nbs/\1)", body)
     # what lives on the site alone
     body = re.sub(r'<p><img src="train-here\.png".*?</p>\n', "", body)
-    body = re.sub(r" · \[Train one here\].*", "", body)
+    body = re.sub(r"\*\*\[Start\].*\n+", "", body)
+    commands = re.search(r"(?s)```bash\ngit clone .*?```\n", body)  # the site's come later
+    assert commands, "nbs/index.ipynb has no block that begins with git clone"
+    body = body.replace(f"{commands[0]}\n", "")
     made = "<!-- Made from nbs/index.ipynb: edit that, then run `make readme`. -->"
     picture = panel[0].strip().replace("sampler.png", "nbs/sampler.gif")
     links = LINKS.format(site=cfg.doc_host + cfg.doc_baseurl, colab=chapters.COLAB)
     title = f"lm336: {matter['title'][0].lower()}{matter['title'][1:]}"
     parts = f"# {title}", made, LANGUAGES, f"> {matter['description']}"
-    return "\n\n".join([*parts, links, picture, body]) + "\n"
+    return "\n\n".join([*parts, links, picture, commands[0].strip(), body]) + "\n"
 
 
 if __name__ == "__main__":

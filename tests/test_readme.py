@@ -134,6 +134,15 @@ def test_the_first_lines_have_what_a_visitor_looks_for():
         assert re.search(rf"(?m)^{command} +# .*\d+ minutes, \d\.\d GB$", top), command
 
 
+@pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
+def test_the_picture_and_the_commands_come_before_all_that_is_to_be_read(path):
+    "So both are on the first screen: the title and four lines stand above them."
+    parts = re.sub(r"(?s)<!--.*?-->\n*", "", read(path)).split("\n\n")
+    begins = ["# ", "", "> ", "**[", "<p><img ", "```bash\ngit clone "]
+    assert list(map(str.startswith, parts, begins)) == [True] * 6
+    assert len(parts[5].splitlines()) <= 6
+
+
 def test_the_costs_are_those_that_make_announces():
     makefile = read(ROOT / "Makefile")
     minutes = re.findall(r"(?m)^\t@echo \"make (\w+): .*?(\d+) minutes", makefile)
