@@ -156,10 +156,11 @@ def _with_article(word: str, article: str) -> str:
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
+# %% ../nbs/23_grammar.ipynb #5c1d27e0
+_MOST_NESTED = 100  # choices within each other
+_MOST_PARTS = 1_000_000  # of a grammar, its phrases written out
+
 # %% ../nbs/23_grammar.ipynb #00e366b7
-_MOST_NESTED, _MOST_PARTS = 100, 1_000_000
-
-
 class _Vocabulary:
     "The lists and phrases of a grammar, which its plots share."
 
