@@ -33,13 +33,13 @@ const script = SCRIPT;
 let step = 0;
 self.onmessage = ({ data }) => {
   const say = message => self.postMessage({ ...message, tag: data.tag });
-  if (data.type === "grammar") say({ type: "grammar", ...describe(data.text) });
+  if (data.type === "grammar") say({ type: "grammar", ...describe(data.text), speed: 1e10 });
   if (data.type === "sample") say({ type: "sample", text: `story ${step}`, step });
   if (data.type === "download") say({ type: "error", message: "It is too heavy." });
   if (data.type !== "step") return;
-  const { above, error, running = false, finished = false } = script[step++];
+  const { above, error, at = step, running = false, finished = false } = script[step++];
   if (error) return say({ type: "error", message: error });
-  say({ type: "progress", step, max_steps: script.length, losses: [[step, 4 * (1 + above), 4]],
+  say({ type: "progress", step: at, max_steps: script.length, losses: [[at, 4 + 4 * above, 4]],
     above, tokens: 10 * step, tokensPerSecond: 9, secondsLeft: 9, running, finished });
 };
 """
@@ -108,9 +108,32 @@ def test_a_mistake_has_one_sentence_with_its_line(panel):
     assert page.is_enabled("text=Train")
 
 
+def test_whatever_is_typed_the_sentence_fits_and_the_panel_goes_on(panel):
+    "Nine thousand letters where a name is expected; brackets without end; too many ways."
+    page = panel()
+    for text, sentence in [
+        (f"# p\n{{a {9000 * 'x'}}}", "line 2: 'a xxx"),
+        (f"# p\n{{{9000 * 'x'}.}}", "x…"),
+        ("# p\n" + 2000 * "[", "line 2: more than 100 choices within each other"),
+        ("# p\n" + 1400 * "[|a][|b]", "more ways than a page can follow"),
+        (f"# p\n[a|b] {9000 * 'x'}", "more than 8,000 bytes together"),
+        ("<script>alert(1)</script>", "line 1: expected a [list]"),
+    ]:
+        page.fill("[name=grammar]", text)
+        says(page, ".about", sentence)
+        assert page.is_disabled("text=Train")
+        assert len(page.text_content(".about")) < 400
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.fill("[name=grammar]", SMALL)
+    says(page, ".about", "4.585 bits per story")
+    assert page.is_enabled("text=Train")
+
+
 def test_what_is_too_rich_is_said_before(panel):
     page = panel()
     says(page, ".about", "It takes about")
+    page.select_option("[name=width]", "128")
+    page.select_option("[name=layers]", "4")
     names = ", ".join(f"{chr(97 + i // 20)}{'x' * (i % 20)}" for i in range(120))
     page.fill("[name=grammar]", f"[n]\n{names}\n# p\nThe" + 60 * " <n> and" + " all.")
     says(page, ".about", "too rich for half a minute: it takes about 2")
@@ -177,6 +200,65 @@ def test_steps_are_taken_and_taken_back(panel):
     assert numbers(page)["steps"] == reached, "it goes on while it is paused"
     page.select_option("[name=heads]", "2")
     assert numbers(page)["steps"] == "0", "another model begins anew"
+
+
+def test_what_is_said_of_a_run_is_true_when_it_is_said(panel):
+    "One step is one; before it there is none; a run that goes on says how far it will."
+    script = [dict(above=None, at=0), dict(above=2, at=1), dict(above=1, running=True)]
+    page = panel(script=script)
+    page.click("text=One step")
+    says(page, ".now", "Paused: before the first step.")
+    page.click("text=One step")
+    says(page, ".now", "Paused: after 1 step 200 % above the line.")
+    page.click("text=One step")
+    says(page, ".now", "Training: on to step 800.")
+
+
+def test_the_page_s_own_thread_is_never_busy_for_50_ms(chromium, panel, tmp_path):
+    "Its longest task while a run is drawn, in the processor's time: some 4 ms of a trace."
+    page = panel(None)
+    page.select_option("[name=steps]", "100")
+    page.wait_for_selector("[type=submit]:enabled")
+    trace = tmp_path / "trace.json"
+    chromium.start_tracing(page=page, path=trace, categories=["toplevel"])
+    page.click("text=Train")
+    says(page, ".now", "Done: after 100 steps")
+    chromium.stop_tracing()
+    events = json.loads(trace.read_text())["traceEvents"]
+    mains = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    tasks = [
+        event["tdur"] / 1000
+        for event in events
+        if (event["pid"], event["tid"]) in mains and "tdur" in event
+    ]
+    print(len(tasks), "tasks, the longest", max(tasks), "ms")
+    assert len(tasks) > 100, "the trace must hold the run"
+    assert max(tasks) < 50
+
+
+def test_two_tabs_learn_side_by_side(panel, page):
+    "What one is told does not reach the other, and both go the way of the seed."
+    other = page.context.new_page()
+    panel()
+    other.goto(page.url)
+    page.select_option("[name=steps]", "3200")
+    page.click("text=Train")
+    says(page, ".now", "Training:")
+    for step in (1, 2):
+        other.click("text=One step")
+        says(other, ".numbers", f"{step} of 800")
+    assert page.is_visible("text=Pause"), "it goes on beside the other"
+    page.click("text=Pause")
+    says(page, ".now", "Paused:")
+    page.select_option("[name=steps]", "800")
+    for step in (1, 2):
+        page.click("text=One step")
+        says(page, ".numbers", f"{step} of 800")
+    assert page.text_content(".now") == other.text_content(".now")
 
 
 def test_the_truth_stands_beside_the_belief(panel):

@@ -208,7 +208,8 @@ def python_run():
 def test_fifty_steps_have_pythons_losses(node, python_run, simd):
     before, batches, expected, after = python_run
     found = trained(node, SMALL, batches, before, simd=simd, **RECIPE)
-    assert found["parts"] >= (50 if simd else 250), "a batch is worked on in parts"
+    layers = 2 * SMALL.num_layers  # there and back
+    assert found["parts"] >= (50 if simd else 250) * layers, "a batch is worked on in parts"
     assert expected[-1] < 0.7 * expected[0], "a run that learns little would prove little"
     assert found["losses"] == pytest.approx(expected, rel=1e-4)
     assert found["after"] < found["losses"][0]
@@ -349,17 +350,11 @@ def test_pause_step_and_resume(node):
     assert rates[3] > 10 * rates[2], "a rate that was set while it was paused"
 
 
-def test_a_grammar_is_described_and_its_time_foretold(node):
-    def told(**settings):
-        message = dict(type="grammar", text=GRAMMAR) | settings
-        return node("learner", [[message, dict(type="grammar")]])[0]
-
-    once = told()
-    assert once["entropyBits"] == 5 and once["longest"] == 14 and once["problem"] == ""
-    assert once["seconds"] > 0
-    assert told(max_steps=1600)["seconds"] == pytest.approx(2 * once["seconds"])
-    assert 2 < told(d_model=128)["seconds"] / once["seconds"] < 4.5
-    assert told(text="# one\nThe end.\n")["seconds"] is None
+def test_a_grammar_is_described_and_the_machine_measured(node):
+    message = dict(type="grammar", text=GRAMMAR)
+    told = node("learner", [[message, dict(type="grammar")]])[0]
+    assert told["entropyBits"] == 5 and told["longest"] == 14 and told["problem"] == ""
+    assert told["speed"] > 1e7, "operations per second"
 
 
 def of_ids(probe):

@@ -4,7 +4,7 @@ import { PRETOKEN, bytes, bytesOf } from "./tokenizer.js";
 
 const MOST_NESTED = 100, MOST_PARTS = 1_000_000;               // as in Python
 const MOST_WORK = 6e6, MOST_DEPTH = 1000;                      // what a page has patience for: letters looked at, strings in a story
-const MOST_WORDS = 500, MOST_LENGTH = 500, MOST_BYTES = 8000;  // what a model in it learns: different words, words of a story, bytes of all words
+const MOST_WORDS = 500, MOST_LENGTH = 250, MOST_BYTES = 8000;  // what a model in it learns: different words, words of a story, bytes of all words
 const LONG = `A story of this grammar may have more than ${MOST_LENGTH} words; a model in this page reads at most so many.`;
 const HEAVY = `The words of these stories have more than ${MOST_BYTES.toLocaleString("en")} bytes together, or one of them more than ${MOST_BYTES / 20}; a model in this page learns fewer.`;
 const SPACE = String.raw`[\p{White_Space}\x1c-\x1f]`, WORD = String.raw`[\p{L}\p{N}_]`;   // \s and \w, as Python has them

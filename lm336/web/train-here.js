@@ -36,7 +36,7 @@ const HTML = `
   </div>`;
 
 const HEIGHT = 230, LEFT = 40, RIGHT = 14, TOP = 10, BOTTOM = 24;
-const BATCH = 16, SPEED = 8e9, PER_WEIGHT = 6;        // stories per step; operations per second, until they are measured, and per word and weight, there and back
+const BATCH = 16, PER_WEIGHT = 6;                     // stories per step; operations per word and weight, there and back
 const STATES = { asleep: "Train", running: "Pause", paused: "Go on", finished: "Train again" };
 const whole = number => Math.round(number).toLocaleString("en");
 const percent = share => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
@@ -67,7 +67,7 @@ export function render({ model, el }) {
   const aside = () => `aside ${tags.run}`;                     // of questions to the run: an error leaves it as it is
   let worker = null, state = "asleep";
   let about = null, waiting = null;                            // what is known of the grammar; the text about which an answer is due
-  let points = [], progress = null, parameters = 0, speed = SPEED, heard = -Infinity, told = -Infinity;   // heard: when a sample was asked for last; told: when the status was
+  let points = [], progress = null, parameters = 0, speed = 0, heard = -Infinity, told = 0;   // speed: operations per second, from a run; heard: when a sample was asked for last; told: when the status was
   let words = [], place = 2;
 
   function send(message) {
@@ -110,11 +110,11 @@ export function render({ model, el }) {
     waiting = null;
     if (stale) return ask();
     about = next;
-    describe(mistake);
+    describe(mistake?.replace(/(?<=^.{300}).+$/su, "…"));
     fields.grammar.setAttribute("aria-invalid", !about);
     become(state);
     if (!about) return;
-    words = about.story.match(PRETOKEN);
+    words = about.story.match(PRETOKEN) ?? [];
     showWords();
     show();
   }
@@ -131,7 +131,8 @@ export function render({ model, el }) {
   }
 
   function facts() {
-    const { entropyBits, bitsPerByte, words, longest, stepsToLearn, problem } = about, seconds = stepsToLearn * BATCH * longest * PER_WEIGHT * size() / speed;
+    const { entropyBits, bitsPerByte, words, longest, stepsToLearn, problem } = about;
+    const seconds = stepsToLearn * BATCH * longest * PER_WEIGHT * size() / (speed || about.speed / 2);   // a step has other work than products
     const bits = `${entropyBits.toFixed(3)} bits per story, ${bitsPerByte.toFixed(4)} per byte.`;
     if (problem) return `${bits} ${problem}`;
     const rich = seconds > 30 ? "This is too rich for half a minute: it" : "It";
@@ -145,10 +146,12 @@ export function render({ model, el }) {
       learning_rate: +(10 ** fields.rate.value).toPrecision(2), rope: fields.rope.checked, mask: fields.mask.checked, max_steps: +fields.steps.value, batch_size: BATCH, seed: 0 };
   }
 
+  const goesOn = () => `Training: on to step ${whole(fields.steps.value)}.`;
+
   function start(paused) {
     forget();
     send({ type: "start", ...settings(), paused });
-    become(paused ? "paused" : "running", "Training begins");
+    become(paused ? "paused" : "running", goesOn());
   }
 
   async function take() {              // a model's folder, which goes on to learn
@@ -162,7 +165,7 @@ export function render({ model, el }) {
   function forget() {                  // what was learned
     if (state !== "asleep") send({ type: "pause" });
     tags.run++;
-    [points, progress, heard, told] = [[], null, -Infinity, -Infinity];
+    [points, progress, heard, told] = [[], null, -Infinity, performance.now()];
     $(".alarm").textContent = "";
     $(".text").textContent = "";
     $(".pairs").replaceChildren();
@@ -211,9 +214,11 @@ export function render({ model, el }) {
       const alarm = next.above < -0.03 ? below() : "";
       if ($(".alarm").textContent !== alarm) $(".alarm").textContent = alarm;
       const now = performance.now(), changed = next.running !== (state === "running"), due = !next.running || now - heard > (still.matches ? 5000 : 1000);
-      if (now - told > 10_000 || changed || next.finished) {
+      if (now - told > 10_000 || changed || !next.running) {
         told = now;
-        become(next.finished ? "finished" : next.running ? "running" : "paused", `${next.finished ? "Done" : next.running ? "Training" : "Paused"}: after ${whole(next.step)} steps ${standing()} the line.`);
+        const far = next.step ? `after ${whole(next.step)} ${next.step === 1 ? "step" : "steps"} ${standing()} the line.` : "before the first step.";
+        if (next.running) become("running", changed ? goesOn() : `Training: ${far}`);
+        else become(next.finished ? "finished" : "paused", `${next.finished ? "Done" : "Paused"}: ${far}`);
       }
       if (due || !still.matches) show();
       if (due) listen();
@@ -264,7 +269,7 @@ export function render({ model, el }) {
     if (prompt !== words.slice(0, place).join("")) return;
     const [model, real] = [bars, truth].map(list => new Map(list.map(({ text, probability }) => [text, probability])));
     const rows = [...new Set([...real.keys(), ...model.keys()])].map(text => [text, model.get(text) ?? 0, real.get(text) ?? 0])
-      .filter(([, believed, share]) => believed + share > 0.002).sort((a, b) => b[2] - a[2] || b[1] - a[1]).slice(0, 8);
+      .filter(([, believed, share]) => believed + share > 0.002).slice(0, 8);
     drawPairs($(".pairs"), rows.map(([text, ...shares]) => ({ name: bare(text) || "the end", shares, value: shares.map(percent).join(" · ") })));
   }
 

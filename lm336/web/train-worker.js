@@ -5,12 +5,10 @@ import { StoryGrammar, describe, wordTokenizer } from "./grammar.js";
 import { makeKernels } from "./kernels.js";
 import { Model, sentence, softmax, turns } from "./model.js";
 import { uniforms } from "./sampling.js";
-import { PRETOKEN, Tokenizer } from "./tokenizer.js";
+import { Tokenizer } from "./tokenizer.js";
 import { DEFAULTS, Trainer, parameterShapes } from "./train.js";
 
 const SHAPE = { d_model: 64, num_layers: 2, num_heads: 4, rope_theta: 10_000, norm_eps: 1e-5, tie_embeddings: false };
-const BATCH = 16;
-
 let run = null;   // what learns; a start makes a new one, and with that the loop of the one before ends
 
 // Let waiting messages in, in microseconds (a timer would take 4 ms), and while the run is paused wait for one that goes on.
@@ -32,9 +30,10 @@ function shapeOf(settings, vocab_size, context_length) {
   return { vocab_size, context_length, ...shape, d_ff: Math.max(64, Math.round(d / 24) * 64) };
 }
 
-// FLOP/s of a matrix product here, the best of a few tries; tried once.
+// FLOP/s of a matrix product here, the best of a few tries; measured once.
 let speed = 0;
 function productSpeed() {
+  if (speed) return speed;
   const k = makeKernels(), n = 64, [a, b, c] = [0, 0, 0].map(() => k.take(n * n)), end = performance.now() + 50;
   while (!speed || performance.now() < end) {
     const begin = performance.now(), times = k.simd ? 20 : 1;
@@ -44,16 +43,8 @@ function productSpeed() {
   return speed;
 }
 
-// About how many seconds a run will take: three products of a forward pass's size for each token, at half the product's speed.
-function forecast({ text, batch_size = BATCH, max_steps = DEFAULTS.max_steps, ...settings }, words) {
-  const grammar = new StoryGrammar(text), { d_model: d, d_ff: f, num_layers: layers } = shapeOf(settings, 0, 0), random = uniforms(0), tries = 30;
-  const length = Array.from({ length: tries }, () => grammar.sample(random).text.match(PRETOKEN).length + 1).reduce((a, b) => a + b) / tries;
-  const flop = 6 * (layers * (4 * d * d + 3 * d * f + 2 * length * d) + (words + 2) * d);
-  return 2 * max_steps * batch_size * length * flop / (speed || productSpeed());
-}
-
 // A new run: of a model of the settings' shape, or of that in a folder's files, which goes on to learn.
-function begin({ grammar: text, files, batch_size = BATCH, paused = false, tag, ...settings }, say) {
+function begin({ grammar: text, files, batch_size = 16, paused = false, tag, ...settings }, say) {
   const grammar = new StoryGrammar(text), { words, longest } = grammar.words();
   const read = files ? readFolder(files) : { tokenizer: wordTokenizer(words) };
   const tokenizer = Tokenizer.fromJSON(read.tokenizer), ids = tokenizer.vocab.length, end = tokenizer.endOfText;
@@ -78,7 +69,7 @@ function position({ speaker: { kernels, config, ...places }, trainer: { settings
     kernels.floats.set(settings.rope ? table : table.fill(name === "cos" ? 1 : 0), places[name]);
 }
 
-// Update after update, with a rest within a batch wherever 20 ms have passed.
+// Update after update, with a rest after a layer wherever 20 ms have passed.
 async function train(mine) {
   const { trainer, grammar, tokenizer, random, batch_size, end, past, say } = mine;
   let told = 0;
@@ -119,10 +110,7 @@ function report(mine) {
 }
 
 const answers = {
-  grammar(message, say) {
-    const about = describe(message.text);
-    say({ type: "grammar", ...about, seconds: about.problem ? null : forecast(message, about.words) });
-  },
+  grammar({ text }, say) { say({ type: "grammar", ...describe(text), speed: productSpeed() }); },
   start: begin,
   load: begin,
 };

@@ -212,21 +212,22 @@ export class Trainer {
     }
   }
 
-  // Nats of these stories; gradients, times scale, are added to what is there.
-  pass(stories, scale) {
+  // Nats of these stories; gradients, times scale, are added to what is there. It may be interrupted after each layer.
+  *pass(stories, scale) {
     const { kernels, layers, x, r, h, logits, lnFinal, head, stride, rows, dx, dh, config: { d_model: d, norm_eps: eps } } = this;
     this.read(stories);
     const { n } = this, slope = this.gradient - this.first;
-    layers.forEach((layer, i) => this.block(layer, layers[i + 1]?.x ?? x));
+    for (const [i, layer] of layers.entries()) { this.block(layer, layers[i + 1]?.x ?? x); yield; }
     kernels.norm(h, r, x, lnFinal, n, d, eps);
     kernels.product(logits, stride, h, d, 1, head, 1, d, n, rows, d, false);
     const nats = kernels.crossEntropy(logits, stride, this.targets, n, rows, this.copies, scale);
     if (!scale) return nats;
+    yield;
     kernels.product(head + slope, d, logits, 1, stride, h, d, 1, rows, d, n, true);
     kernels.product(dh, d, logits, stride, 1, head, d, 1, n, d, rows, false);
     kernels.floats.fill(0, dx, dx + n * d);
     kernels.normBack(dx, lnFinal + slope, dh, x, r, lnFinal, n, d);
-    for (const layer of layers.toReversed()) this.blockBack(layer);
+    for (const layer of layers.toReversed()) { this.blockBack(layer); yield; }
     this.ids.forEach((id, row) => {
       const to = this.table + slope + id * d, from = dx + row * d;
       for (let i = 0; i < d; i++) kernels.floats[to + i] += kernels.floats[from + i];
@@ -253,7 +254,7 @@ export class Trainer {
   // The loss of a batch, in nats per story, without a change; it may be interrupted wherever it yields.
   *measure(stories, scale = 0) {
     let nats = 0;
-    for (const part of this.parts(stories)) { nats += this.pass(part, scale); yield; }
+    for (const part of this.parts(stories)) nats += yield* this.pass(part, scale);
     return nats / stories.length;
   }
 
