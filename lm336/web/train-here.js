@@ -286,7 +286,10 @@ export function render({ model, el }) {
     if (state === "asleep" || state === "finished") start(true);
     send({ type: "step" });
   };
-  fields.again.onclick = forget;
+  fields.again.onclick = () => {       // the button is of no use then, and passes the focus on
+    forget();
+    $("[type=submit]").focus({ preventScroll: true });
+  };
   fields.save.onclick = () => send({ type: "download", tag: aside() });
   form.oninput = ({ target: { name } }) => {
     if (name === "files") return take();
