@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
@@ -546,8 +547,10 @@ def lm336_generate(
     end = tokenizer.end_of_text_id
     start = tokenizer.encode(prompt) or [0 if end is None else end]
     config = SamplingConfig(temperature, top_k, top_p, seed=seed, stop_token=end)
+    tokens = generate_stream(model, start, max_new_tokens, config, tokenizer)
+    first = [*islice(tokens, 1)]  # an error comes before anything is printed
     print(prompt, end="", flush=True)
-    for token in generate_stream(model, start, max_new_tokens, config, tokenizer):
+    for token in chain(first, tokens):
         if token.id != end:
             print(token.text, end="", flush=True)
     print()
@@ -661,7 +664,7 @@ def lm336_web(
 ):
     "Make a page that runs the model in its reader's browser: a folder for any web server."
     from lm336.interop import to_web
-    from lm336.run_folder import check_digests, read_run
+    from lm336.run_folder import load_run
     from lm336.tokenizer import Tokenizer
     from lm336.transformer import Transformer
 
@@ -671,9 +674,10 @@ def lm336_web(
             f"{out} holds a model that the 16-bit page would replace: give another --out"
         )
     if (source / "run.json").exists():
-        check_digests(source, read_run(source), "tokenizer.json", "model.safetensors")
-    model = Transformer.from_pretrained(source)
-    tokenizer = Tokenizer.from_pretrained(source)
+        _, model, tokenizer = load_run(source)
+    else:
+        model = Transformer.from_pretrained(source)
+        tokenizer = Tokenizer.from_pretrained(source)
     with owned(folder, keep_lock=False):
         to_web(model, tokenizer, folder, overwrite)
     serve = f"python -m http.server --directory {shlex.quote(out)}"
@@ -860,6 +864,15 @@ def main(
     command = values.pop("command") if name is None else name
     _run(command, values, f"lm336 {command}" if name is None else parser.prog)
 
+# %% ../nbs/22_cli.ipynb #343cfb32
+def _refuse_empty(
+    values: dict[str, Any],  # of a command's options
+):
+    "`InputError` for an empty name or path: the shell's variable was not set."
+    for name, value in values.items():
+        if value == "" and name != "prompt":
+            raise InputError(f"{name} is empty: give a value, or leave it out")
+
 # %% ../nbs/22_cli.ipynb #343cfb33
 def _run(
     command: str,  # one of COMMANDS
@@ -868,6 +881,7 @@ def _run(
 ):
     "Run a command; end the program if it fails, unless by a bug."
     try:
+        _refuse_empty(values)
         COMMANDS[command](**values)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

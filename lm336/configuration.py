@@ -192,9 +192,10 @@ def load_preset(
     # a run.json has the digests of its files as well
     if set(preset) - {"digests"} != {"data", "model", "training"}:
         raise InputError(f"{path} must be an object with the keys data, model and training")
-    if not isinstance(preset["data"], str):
+    data = preset["data"]
+    if not isinstance(data, str) or not data or "\0" in data:  # no path has a zero byte
         raise InputError(
-            f"{path}: data is {preset['data']!r}: the name or the path of a text is needed"
+            f"{path}: data is {data!r}: the name or the path of a text is needed"
         )
     model = _from_fields(TransformerConfig, preset["model"], f"{path}: model")
     training = _from_fields(TrainingConfig, preset["training"], f"{path}: training")
@@ -205,7 +206,7 @@ def load_preset(
     if unknown:
         raise InputError(f"neither the model nor the training has a field {min(unknown)!r}")
     model = _from_fields(TransformerConfig, preset["model"] | of_model, f"{path}: model")
-    return preset["data"], model, _overridden(training, changes)
+    return data, model, _overridden(training, changes)
 
 
 def _from_fields(

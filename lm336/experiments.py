@@ -387,11 +387,14 @@ def run_experiment(
     log: str | PathLike = "experiments.jsonl",  # a line for each run is appended
     cache: str | PathLike = "runs/experiments",  # as for `prepare_once`
 ):
-    """Run what the log does not have yet. `InputError` for a name that is not there.
+    """Run what the log does not have yet. `InputError` for a name that is not there, and for
+    no seeds.
 
     Where another process writes the log, wait until that has ended."""
     _check_name(name, DESIGNS)
     _check_name(scale, SCALES)
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}: at least 1 is needed")
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with made_once(log):

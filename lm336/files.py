@@ -183,13 +183,18 @@ def _unlink_held(path: Path):
 
 
 def _lock(path: Path, seconds: float) -> BaseFileLock | None:
-    "A lock that is held; None, with a warning, if the file system has no locks; or `Timeout`."
+    """A lock that is held; None, with a warning, if the file system has no locks.
+
+    `Timeout`; `OSError` if nothing can be written there, before anybody has worked for it.
+    """
     lock = FileLock(path, timeout=seconds, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise
     except (NotImplementedError, OSError) as error:
+        if not os.access(path.parent, os.W_OK):
+            raise
         text = f"{path.parent} cannot be locked ({error}): let no other process write there"
         warnings.warn(text, stacklevel=4)
         return None

@@ -14,7 +14,10 @@ __all__ = ["check_free", "check_text", "kind_of", "mark_as_made", "say_once", "t
 KINDS = ".txt", ".md", ".jsonl"  # each with or without .gz
 EXPECTED = "a .txt, .md or .jsonl file, with or without .gz, or a folder of them"
 MADE = ".lm336-made"  # lists the texts beside it that were made from others
-RUNS = {"run.json"}, {"config.json", "tokenizer.json"}  # of a run or a model
+# what is in the folder of a run or a model
+RUNS = {"run.json"}, {"config.json", "tokenizer.json"}, {"config.json", "model.safetensors"}
+# what our commands and trainers write into any folder
+LOGS = {"metrics.jsonl", "experiments.jsonl", "speedrun.jsonl"}
 
 
 def kind_of(
@@ -74,7 +77,7 @@ def _text_files(folder: Path, left_out: Counter, seen: set) -> Iterator[Path]:
         same = status.st_dev, status.st_ino or path.resolve()
         if path.name.startswith(".") or path.name == "__MACOSX":
             left_out["hidden"] += 1
-        elif path.name in made or _is_run(path):
+        elif path.name in made | LOGS or _is_run(path):
             left_out["that a run wrote"] += 1
         elif same in seen:
             left_out["met twice"] += 1

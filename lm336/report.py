@@ -378,7 +378,7 @@ def evaluate_run(
     at once. Errors as `load_run`."""
     folder = Path(folder)
     run, model, tokenizer = load_run(folder, pick_device() if device is None else device)
-    check_digests(folder, run, "data/valid.npy")
+    check_digests(folder, run, "data/valid.npy", "data/valid.txt")
     tokens = load_tokens(folder / "data" / "valid.npy", tokenizer.vocab_size)
     account_table(folder)
     floor = entropy_floor(run["data"], folder / "data" / "valid.txt")

@@ -51,8 +51,11 @@ def read_run(
 def run_digests(
     folder: str | os.PathLike,  # a run folder
 ) -> dict[str, str]:  # file -> SHA-256, for run.json
-    "The digests of the files that a run begins with: the tokenizer and the tokens."
-    names = ("tokenizer.json", "data/train.npy", "data/valid.npy")
+    """The digests of the files that a run begins with: the tokenizer, the tokens, and the
+    validation text, from which the entropy floor is computed."""
+    names = ["tokenizer.json", "data/train.npy", "data/valid.npy", "data/valid.txt"]
+    if not Path(folder, names[-1]).exists():
+        names.pop()  # TinyStories has a place of its own
     return {name: sha256(Path(folder) / name) for name in names}
 
 

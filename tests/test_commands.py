@@ -262,6 +262,12 @@ def test_generate_tells_the_same_story_to_the_same_seed(run):
     assert first == again != other and first.startswith("1 and")
 
 
+def test_a_prompt_is_not_printed_before_an_error(run):
+    status, out, _ = command("generate", run, "--prompt", "1 and", "--max_new_tokens", -1)
+    assert (status, out) == (1, "")
+    assert succeeds("generate", run, "--prompt", "1 and", "--max_new_tokens", 0) == "1 and\n"
+
+
 def test_the_model_that_comes_with_it_and_a_folder_of_its_name(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     story = succeeds("generate", "stories", "--max_new_tokens", 30, "--seed", 0)
@@ -743,6 +749,16 @@ def test_other_tokens_are_noticed(run, name, args):
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("args", [["evaluate"], ["pretrain", "--resume", "--out"]])
+def test_another_validation_text_is_noticed(run, args):
+    "The entropy floor is computed from it."
+    text = run / "data" / "valid.txt"
+    text.write_text(text.read_text()[:-1] + "?")
+    before = contents(run)
+    assert "valid.txt is not this run's own" in refuses(*args, run)
+    assert contents(run) == before
+
+
 def test_a_run_of_the_first_edition_opens(home, run):
     "It has no digests, and says nothing of the clock."
     score = succeeds("evaluate", run)
@@ -759,6 +775,9 @@ def test_a_description_and_a_model_that_disagree(run):
     changed(run / "run.json", lambda values: values["model"].update(norm_eps=1e-3))
     for name in "evaluate", "generate":
         assert "norm_eps is 0.001 in run.json and 1e-05 in config.json" in refuses(name, run)
+    page = run.with_name("page")
+    assert "norm_eps is 0.001 in run.json" in refuses("web", run, "--out", page)
+    assert not page.exists()
 
 
 # Every error is a sentence
@@ -820,6 +839,18 @@ def test_a_description_and_a_model_that_disagree(run):
         (["evaluate", "."], "is not a run folder"),
         (["evaluate", "nowhere"], "is not a run folder"),
         (["generate", "."], "is not a run folder"),
+        (["generate", ""], "run is empty"),
+        (["evaluate", ""], "run is empty"),
+        (["train_tokenizer", "--input", "", "--out", "x"], "input is empty"),
+        (["web", "run", "--out", ""], "out is empty"),
+        (["pretrain", "--preset", "tiny.json", "--out", ""], "out is empty"),
+        (["pretrain", "--preset", "tiny.json", "--data", "", "--out", "x"], "data is empty"),
+        (["pretrain", "--preset", "nothing.json", "--out", "x"], "data is ''"),
+        (["pretrain", "--preset", "zero.json", "--out", "x"], "data is 'a\\x00b'"),
+        (
+            ["pretrain", "--preset", "tiny.json", "--tokenizer", "", "--out", "x"],
+            "tokenizer is empty",
+        ),
         (["generate", "run", "--prompt", "1 and 2 make 3. " * 50], "context"),
         (["generate", "run", "--temperature", -1], "temperature"),
         (["generate", "run", "--temperature", "nan"], "temperature"),
@@ -832,6 +863,7 @@ def test_a_description_and_a_model_that_disagree(run):
         (["demo", "--minutes", "nan"], "--minutes is nan"),
         (["demo", "--out", "run2", "--minutes", "1"], "another run"),
         (["experiment", "leraning_rate"], "learning_rate"),
+        (["experiment", "parts", "--seeds", 0], "seeds is 0"),
         (["speedrun", "--recipe", "leap"], "all or one of demo"),
     ],
     ids=lambda value: " ".join(map(str, value))[:50] if isinstance(value, list) else "",
@@ -842,6 +874,8 @@ def test_a_bad_input_gets_one_sentence(home, tmp_path, monkeypatch, args, says):
     Path("empty.txt").touch()
     Path("typo.json").write_text(json.dumps(good | {"training": {"batchsize": 3}}))
     Path("number.json").write_text(json.dumps(good | {"data": 5}))
+    Path("nothing.json").write_text(json.dumps(good | {"data": ""}))
+    Path("zero.json").write_text(json.dumps(good | {"data": "a\0b"}))
     low = TRAINING | dict(learning_rate=5e-5)  # case 15: the floor stays at 1e-4
     Path("low.json").write_text(json.dumps(good | {"training": low}))
     shutil.copytree("run", "run2")

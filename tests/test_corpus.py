@@ -254,6 +254,12 @@ def test_what_is_hidden_or_of_a_run_is_left_out_and_said(tmp_path, capsys):
             "deep/model/config.json": "{}",
             "deep/model/tokenizer.json": "{}",
             "deep/model/samples.md": "no",
+            "weights/config.json": "{}",  # of a model that a notebook trained
+            "weights/model.safetensors": "",
+            "weights/report.md": "no",
+            "metrics.jsonl": '{"step": 0}',  # and our commands' logs
+            "experiments.jsonl": "{}",
+            "speedrun.jsonl": "{}",
             "table.csv": "no",
             "notes": "no",
             "a.json": "{}",
@@ -266,7 +272,7 @@ def test_what_is_hidden_or_of_a_run_is_left_out_and_said(tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said == [
         f"{tmp_path / 'corpus'}: read 3; left out 4 hidden, 4 of other kinds, "
-        "2 that a run wrote, 1 unpacked beside it"
+        "6 that a run wrote, 1 unpacked beside it"
     ]
     write(tmp_path / "plain", {"a.txt": "one"})
     assert (
@@ -274,7 +280,10 @@ def test_what_is_hidden_or_of_a_run_is_left_out_and_said(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("marks", [["run.json"], ["config.json", "tokenizer.json"]])
+@pytest.mark.parametrize(
+    "marks",
+    [["run.json"], ["config.json", "tokenizer.json"], ["config.json", "model.safetensors"]],
+)
 def test_a_run_is_no_text(tmp_path, marks):
     write(tmp_path, {"samples.md": "no", "data/train.txt": "no", **dict.fromkeys(marks, "{}")})
     with pytest.raises(

@@ -334,6 +334,27 @@ def test_a_file_system_that_cannot_lock_gives_one_warning(tmp_path, monkeypatch,
     assert read_json(tmp_path / "a.json") == {}
 
 
+UNWRITABLE = """
+import os, sys
+from lm336.files import made_once
+os.chdir(sys.argv[1])
+if os.geteuid() == 0: os.setuid(65534)
+print("ready", flush=True)
+try:
+    with made_once("log.jsonl"): print("made", flush=True)
+except OSError as error: print(error.strerror, flush=True)
+"""
+
+
+@posix
+def test_where_nothing_can_be_written_no_work_is_begun(tmp_path):
+    tmp_path.chmod(0o555)
+    with python(UNWRITABLE, tmp_path) as other:
+        assert says(other) == "Permission denied\n"
+    tmp_path.chmod(0o755)
+    assert os.listdir(tmp_path) == []
+
+
 SECOND = """
 import sys
 from lm336.files import made_once
