@@ -82,7 +82,11 @@ def _what_is_wrong(error: Exception, attempt: Callable) -> str:
 
 
 def _verdict(check: Callable[[Callable], None], attempt: Callable) -> tuple[str, str]:
-    "A mark and words: solved, still a stub, or what is wrong."
+    "A mark and words: solved, still a stub, what is wrong, or why nothing can be said."
+    if not __debug__:
+        return "·", (
+            "not graded, because python -O leaves out the assertions: start Python without it"
+        )
     try:
         check(attempt)
     except NotImplementedError:
@@ -159,10 +163,6 @@ def grade(
 
     A solved answer is kept in `answers_folder()`. Raises nothing but interrupts."""
     name = attempt.__name__
-    if not __debug__:
-        print(f"· {name}: not graded, because python -O leaves out the assertions: "
-              "start Python without it")
-        return
     mark, words = _verdict(check, attempt)
     kept = _keep(attempt) if mark == "✓" else ""
     print(f"{mark} {name}: {words}{kept}")

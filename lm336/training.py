@@ -62,7 +62,7 @@ class Trainer(Watch):
         self.train_tokens = train_tokens
         self.valid_tokens = valid_tokens
         self.config = config
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # wherever the program goes
         self.folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = AdamW(
             model.parameters(),

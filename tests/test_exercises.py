@@ -293,10 +293,11 @@ REFUSED, FAILED = "· anything: not graded, because python -O ", "✗ anything: 
 def test_without_assertions_nothing_is_graded(option, verdict):
     "An assertion that Python leaves out would let every answer pass."
     code = """
-from lm336.exercises import grade
+from lm336.exercises import grade, grade_all
 def anything(): return 0
 def check(answer): assert answer() == 1, "no"
 grade(check, anything)
+grade_all({"entropy": anything})
 """
     done = subprocess.run(
         [sys.executable, option, "-c", code],
@@ -309,6 +310,7 @@ grade(check, anything)
         encoding="utf-8",
     )
     assert done.stdout.startswith(verdict), done.stdout
+    assert done.stdout.endswith("0 of 1 parts are right\n"), done.stdout
 
 
 def test_the_course_of_ten_weeks_asks_for_every_core_part_once():

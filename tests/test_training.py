@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from lm336 import InputError, Trainer, TrainingConfig, Transformer, TransformerConfig
 from lm336.configuration import PRESETS, load_preset
 from lm336.run_folder import read_metrics
+from lm336.runs import Run
 
 from .conftest import ROOT
 
@@ -133,6 +135,26 @@ def test_a_fit_logs_every_interval_and_the_end(tmp_path):
     assert [line["learning_rate"] for line in lines if "loss" in line][-1] == pytest.approx(
         1e-4
     )
+
+
+@pytest.mark.parametrize("kind", [Trainer, Run])
+def test_a_run_stays_in_its_folder_wherever_the_program_goes(tmp_path, monkeypatch, kind):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    changes: dict[str, Any] = dict(max_steps=6, eval_interval=3, save_interval=3)
+    config = TrainingConfig(**TRAINING | changes)
+    tokens, model = np.arange(4000) % 300, Transformer(TransformerConfig(**MODEL))
+    trainer = kind(model, tokens, tokens, config, "run")
+    train_step = trainer.train_step
+
+    def step():
+        os.chdir(tmp_path / "elsewhere")
+        return train_step()
+
+    trainer.train_step = step
+    trainer.fit()
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 6
+    assert os.listdir() == []
 
 
 def test_a_fit_goes_on_from_where_the_trainer_stands(tmp_path):
