@@ -93,6 +93,9 @@ def test_the_entropy_is_exact_while_the_grammar_is_edited(panel):
     assert page.input_value("[name=example]") == "Your own"
     page.select_option("[name=example]", index=2)
     says(page, ".about", "15.000 bits per story")
+    page.select_option("[name=example]", label="Your own")
+    assert page.input_value("[name=grammar]") == text, "what was written is not lost"
+    says(page, ".about", f"{StoryGrammar(text).entropy_bits:.3f} bits per story")
 
 
 def test_a_mistake_has_one_sentence_with_its_line(panel):

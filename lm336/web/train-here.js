@@ -68,7 +68,7 @@ export function render({ model, el }) {
   let worker = null, state = "asleep";
   let about = null, waiting = null;                            // what is known of the grammar; the text about which an answer is due
   let points = [], progress = null, parameters = 0, speed = 0, heard = -Infinity, told = 0;   // speed: operations per second, from a run; heard: when a sample was asked for last; told: when the status was
-  let words = [], place = 2;
+  let words = [], place = 2, own = model.get("grammar");      // own: what the visitor wrote last
 
   function send(message) {
     if (!worker) {
@@ -293,8 +293,11 @@ export function render({ model, el }) {
   fields.save.onclick = () => send({ type: "download", tag: aside() });
   form.oninput = ({ target: { name } }) => {
     if (name === "files") return take();
-    if (name === "example") fields.grammar.value = GRAMMARS[fields.example.value] ?? "";
-    if (name === "grammar") nameExample();
+    if (name === "example") fields.grammar.value = GRAMMARS[fields.example.value] ?? (own || fields.grammar.value);
+    if (name === "grammar") {
+      nameExample();
+      own = fields.grammar.value;
+    }
     if (name === "rate") label();
     if (state !== "asleep" && !["rate", "rope", "mask"].includes(name)) forget();
     if (name === "grammar" || name === "example") {
