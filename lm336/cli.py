@@ -567,7 +567,8 @@ def lm336_demo(
     Writes a corpus, trains a tokenizer and a small model on it, scores it, prints its stories.
     Interrupted, the same command goes on; once the run has ended, it tells another story."""
     if not 0 < minutes < 1e6:
-        raise InputError(f"--minutes is {minutes:g}: a number above 0 is needed, such as 3.8")
+        wanted = "a number above 0 and below a million is needed, such as 3.8"
+        raise InputError(f"--minutes is {minutes:g}: {wanted}")
     folder = Path(out)
     if (folder / "report.md").exists() and not overwrite:
         _print_another_story(out, device)
