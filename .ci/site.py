@@ -332,14 +332,15 @@ def to_be_downloaded(text: str) -> str:
 
 def assets(to):
     """The modules of the page, the demo model in the form that they load, the run of the
-    learning slider, the story that the sampler begins with, and the stories' grammar."""
+    learning slider, what two panels show before there is a model, and the stories' grammar."""
     web, demo = ROOT/"lm336/web", ROOT/"data/demo"
     if web.exists():
         shutil.copytree(web, to/"web", dirs_exist_ok=True)
     (to/"model").mkdir(exist_ok=True)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(demo/name, to/"model")
-    for path in ("data/learn.json", "data/story.json", "lm336/stories.txt"):
+    shown = "data/learn.json", "data/story.json", "data/reading.json"
+    for path in (*shown, "lm336/stories.txt"):
         shutil.copy(ROOT/path, to/"model")
 
 

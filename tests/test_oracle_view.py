@@ -1,7 +1,9 @@
 """The perfect reader beside the model: what a panel is told, by Python and by the page; and
 the panels in a browser, on a small grammar."""
 
+import json
 import math
+import runpy
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +23,7 @@ from lm336.widgets import OracleView, Sampler, truth_answer
 
 from . import test_page, test_web
 from .axe import serious
+from .conftest import ROOT
 from .test_page import serve
 from .test_widgets import ARTEFACTS, asked, write_page
 
@@ -131,6 +134,29 @@ def test_in_jupyterlab_python_answers(oracle, tokenizer, model):
     assert "needs <|endoftext|>" in answer["message"]
 
 
+def recorder():
+    "The functions of .ci/recording.py."
+    return runpy.run_path(str(ROOT / ".ci/recording.py"))
+
+
+def test_the_recorded_reading_is_the_shipped_models_and_the_perfect_readers():
+    kept = json.loads((ROOT / "data/reading.json").read_text(encoding="utf-8"))
+    script = recorder()
+    text = script["shown_text"]()
+    made = script["record_reading"](*script["shipped"](), Oracle(), text)
+    assert kept["text"] == text and kept["chosen"] == made["chosen"]
+    assert kept["truth"]["causes"] == made["truth"]["causes"]
+    assert kept["truth"]["bits"] == pytest.approx(made["truth"]["bits"], abs=1e-3)
+    for one, other in zip(kept["tokens"], made["tokens"], strict=True):
+        assert (one["id"], one["text"]) == (other["id"], other["text"])
+    for one, other in zip(kept["tokens"][1:], made["tokens"][1:], strict=True):
+        assert one["logprob"] == pytest.approx(other["logprob"], abs=0.02)
+    likely, there = (
+        {bar["id"]: bar["probability"] for bar in each["expected"]} for each in (kept, made)
+    )
+    assert likely == pytest.approx(there, abs=1e-3)
+
+
 # ---------------------------------------------------------------- the panels
 
 
@@ -181,6 +207,38 @@ def test_each_token_is_shaded_by_its_excess(page, site, model, tokenizer, oracle
     page.select_option("[name=shade]", "surprise")
     [_, (_, label), *_] = page.eval_on_selector_all("[role=option]", OPTIONS)
     assert label.endswith(f"{of_model[1]:.1f} bits of surprise")
+
+
+def test_a_recording_is_there_at_once_and_another_word_brings_the_readers(
+    page, site, model, tokenizer, oracle
+):
+    folder, address = site
+    third = tokenizer.decode(tokenizer.encode(STORY)[2:3])
+    made = recorder()["record_reading"](model.float(), tokenizer, oracle, STORY, third)
+    (folder / "model/reading.json").write_text(json.dumps(made), encoding="utf-8")
+    write_page(folder, [("oracle-view", "model")])
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    recorded = "data-src=model data-recording=model/reading.json"
+    (folder / "index.html").write_text(html.replace("data-src=model", recorded))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector(".pairs .truth")
+    assert page.text_content(".text") == STORY == page.input_value("textarea")
+    assert "A recording" in page.text_content(".status")
+    shown = page.eval_on_selector_all("[role=option]", OPTIONS)
+    assert all(label.endswith("bits of excess") for _, label in shown)
+    assert not [url for url in asked if "worker" in url or "safetensors" in url]
+    at = made["chosen"]
+    assert page.locator("[role=option]").nth(at).get_attribute("aria-selected") == "true"
+    page.locator("[role=option]").nth(at + 2).click()
+    page.wait_for_selector(".status:text-matches('most of it in [a-z ]+[.]$')")
+    page.wait_for_selector(".pairs .truth")
+    truth = oracle.next_tokens(tokenizer, tokenizer.encode(STORY)[: at + 2])
+    share = "bar => +bar.style.getPropertyValue('--share')"
+    shares = page.eval_on_selector_all(".pairs .truth", f"bars => bars.map({share})")
+    assert max(shares) == pytest.approx(max(truth))
+    assert page.text_content(".text") == STORY
 
 
 def test_a_place_shows_both_readers(page, site, model, tokenizer, oracle):

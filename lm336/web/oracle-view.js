@@ -1,5 +1,6 @@
 // The model beside the perfect reader of chapter 16: a text, typed or told; and for a token of it what each of them expected there, what the
-// model lacked, and the cause. In JupyterLab Python answers both's messages, on a page worker.js and oracle-worker.js. Trait: text.
+// model lacked, and the cause. In JupyterLab Python answers both's messages, on a page worker.js and oracle-worker.js. Traits: text; and on a page
+// recording, what both said of a text, to begin with.
 import { drawPairs, panel, rounded, showNumbers, visible } from "./parts.js";
 import { surprise, tokenText } from "./tokens.js";
 import { impossible, perfectReader } from "./truth.js";
@@ -149,9 +150,27 @@ export function render({ model, el }) {
     const at = chosen ?? view.tokens.length, ids = view.tokens.slice(0, at).map(({ id }) => id), mine = `place ${++looks}`;
     place = { at, mine, bars: null, truth: null };
     describe(chosen);
-    if (state !== "ready" || !first) return;
+    if (!first) return;
+    if (state === "asleep") begin(wake);   // the recording has no other place
+    if (state !== "ready") return;
     model.send({ type: "distribution", ids: [first.id], after: ids, count: ALL, tag: mine });
     if (judged && at <= reader.told) model.send({ type: "expected", ids, count: ALL, tag: mine });
+  }
+
+  function wake() {
+    status.textContent = summary(view.tokens, reader);
+    look(view.chosen);
+  }
+
+  function play({ text, tokens, truth, chosen, bars, expected }) {   // the workers' answers about a text, and about one place
+    fields.text.value = text;
+    view.show(tokens.slice(1));
+    reader.hear({ ...truth, tag: "truth 0" });
+    become("asleep", `${status.textContent} A recording: choose another word, and both readers come into this page (4 MB).`);
+    view.choose(chosen);
+    Object.assign(place, { bars, truth: expected });
+    drawPlace();
+    first = tokens[0];
   }
 
   function describe(chosen) {
@@ -215,6 +234,8 @@ export function render({ model, el }) {
   fields.shade.oninput = shade;
 
   fields.text.value = model.get("text") ?? TEXT;
+  const recording = model.get("recording");
+  if (recording) play(recording);
   shade();
 }
 
