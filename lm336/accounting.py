@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['flops_by_part', 'flops_per_token', 'counted_flops', 'activation_memory', 'training_memory', 'resident_memory',
-           'PeakMemory', 'process_memory', 'matmul_speed', 'cpu_has_bfloat16', 'environment']
+           'PeakMemory', 'process_memory', 'matmul_speed', 'cpu_has_bfloat16', 'processor_name', 'environment']
 
 # %% ../nbs/29_accounting.ipynb #29a00004
 import platform
@@ -221,17 +221,23 @@ def cpu_has_bfloat16() -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 # %% ../nbs/29_accounting.ipynb #945b221a
+def processor_name() -> str:
+    "What the processor calls itself; where that names no model, its family and model too."
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    fields = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.M))
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in fields and not re.search(r"\d", name):  # a cloud hides the number
+        name += f" (family {fields['cpu family']}, model {fields.get('model')})"
+    return name
+
+
 def environment() -> dict[str, str]:
     "The machine and the software, for reports and logs."
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    cpu = named[1] if named else platform.processor()
-    if not cpu:
-        cpu = platform.machine()
     return {
         "lm336": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": f"{cpu}, {torch.get_num_threads()} threads",
+        "cpu": f"{processor_name()}, {torch.get_num_threads()} threads",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

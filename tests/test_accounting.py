@@ -20,6 +20,7 @@ from lm336.accounting import (
     flops_per_token,
     matmul_speed,
     process_memory,
+    processor_name,
     resident_memory,
     training_memory,
 )
@@ -258,6 +259,17 @@ def test_the_environment_is_named_on_any_system(monkeypatch):
         assert found.keys() == {"lm336", "torch", "python", "cpu", "gpu"}
         assert all(isinstance(value, str) and value.strip() for value in found.values())
         assert not found["cpu"].startswith(","), "a processor without a name"
+
+
+@pytest.mark.parametrize("model, name", [
+    ("AMD EPYC", "AMD EPYC (family 26, model 2)"),
+    ("AMD EPYC 9754 128-Core Processor", "AMD EPYC 9754 128-Core Processor"),
+])
+def test_two_processors_of_one_name_are_told_apart(monkeypatch, model, name):
+    text = f"cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {model}\nstepping\t: 1\n"
+    monkeypatch.setattr(Path, "exists", lambda *args: True)
+    monkeypatch.setattr(Path, "read_text", lambda *args, **kwargs: 2 * (text + "\n"))
+    assert processor_name() == name
 
 
 def test_a_speed_is_a_positive_number():
