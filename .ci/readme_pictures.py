@@ -34,12 +34,14 @@ TOKEN, FIRST, LAST = 120, 1_200, 6_000  # milliseconds that a frame is shown
 HOLD = """
 window.held = [];
 window.Worker = class extends Worker {
-  set onmessage(hear) { super.onmessage = event => held.push([event, hear]); }
+  set onmessage(hear) {
+    super.onmessage = ({ data }) => data.forEach(message => held.push([message, hear]));
+  }
 };
 window.next = () => {
-  const [event, hear] = held.shift();
-  hear(event);
-  return event.data.type;
+  const [message, hear] = held.shift();
+  hear({ data: [message] });
+  return message.type;
 };
 """
 
