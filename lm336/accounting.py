@@ -228,7 +228,7 @@ def processor_name() -> str:
     fields = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.M))
     name = fields.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in fields and not re.search(r"\d", name):  # a cloud hides the number
-        name += f" (family {fields['cpu family']}, model {fields.get('model')})"
+        name += f" (family {fields['cpu family']} model {fields.get('model')})"
     return name
 
 

@@ -262,7 +262,7 @@ def test_the_environment_is_named_on_any_system(monkeypatch):
 
 
 @pytest.mark.parametrize("model, name", [
-    ("AMD EPYC", "AMD EPYC (family 26, model 2)"),
+    ("AMD EPYC", "AMD EPYC (family 26 model 2)"),
     ("AMD EPYC 9754 128-Core Processor", "AMD EPYC 9754 128-Core Processor"),
 ])
 def test_two_processors_of_one_name_are_told_apart(monkeypatch, model, name):
