@@ -104,13 +104,13 @@ def main():
             "seconds",
             "parameters",
             "precision",
-            "data",
-            "seed",
         )
         common.record(
             args,
             f"tinyshakespeare, {variant.label}",
             library="lm336",
+            data=Path(args.text).name,
+            seed=args.seed,
             **{key: found[key] for key in keys},
         )
 

@@ -686,10 +686,10 @@ def lm336_web(
 
 # %% ../nbs/22_cli.ipynb #e35c6e7d
 def lm336_experiment(
-    name: str,  # learning_rate, batch_size, parts, norms, precision or vocabulary
-    data: str = "stories:10",  # the text: stories:10 (megabytes) or the path of one
+    name: str,  # learning_rate, batch_size, parts, norms, longer, precision or vocabulary
+    data: str = "stories:5",  # the text: stories:5 (megabytes) or the path of one
     scale: str = "cpu",  # cpu, or t4 for the reference shape
-    seeds: int = 3,  # runs of each variant
+    seeds: int = 5,  # runs of each variant, after its learning rate is found
     log: str = "experiments.jsonl",  # gets a line for each run; those it has are kept
 ):
     "Run one of chapter 17's experiments."

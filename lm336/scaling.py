@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLANS', 'WARMUP', 'DECAY', 'ScalingLaw', 'fit_law', 'bootstrap_laws', 'interval', 'ScoredStories', 'Plan',
-           'model_shape', 'fork_step', 'wsd_factor', 'learn', 'scored_stories', 'run_size', 'best_rate', 'rate_rule',
-           'rate_at', 'run_plan']
+           'model_shape', 'fork_step', 'wsd_factor', 'learn', 'scored_stories', 'run_size', 'rate_rule', 'rate_at',
+           'run_plan']
 
 # %% ../nbs/18_scaling.ipynb #1800003
 import math
@@ -25,7 +25,7 @@ import torch
 from .accounting import environment, flops_per_token
 from .dataset import batch_at, load_tokens
 from .errors import InputError
-from .experiments import prepare_once, read_log
+from .experiments import best_rate, prepare_once, read_log
 from .fast_model import make_fast
 from .fast_training import FastAdamW, fast_clip_grad_norm_, fast_token_nats
 from .files import append_json_line, atomic_path, made_once
@@ -414,19 +414,6 @@ def run_size(
     )
 
 # %% ../nbs/18_scaling.ipynb #1800035
-def best_rate(
-    rates: Sequence[float],  # rising, at equal ratios
-    losses: Sequence[float],  # of a run with each; inf where it diverged
-) -> float:
-    "The lowest point of a parabola through the best rate and its two neighbours."
-    at = int(np.argmin(losses))
-    if at in (0, len(rates) - 1) or not np.isfinite(losses[at - 1 : at + 2]).all():
-        return float(rates[at])
-    low, middle, high = losses[at - 1 : at + 2]
-    shift = (low - high) / (2 * (low - 2 * middle + high))  # in steps of the ratio
-    return float(rates[at] * (rates[at] / rates[at - 1]) ** shift)
-
-
 def rate_rule(
     records: list[dict],  # of a sweep over several widths
 ) -> tuple[float, float]:  # factor and exponent: rate = factor * width^exponent

@@ -30,7 +30,7 @@ from .accounting import counted_flops, environment, matmul_speed
 from .configuration import load_preset
 from .embeddings import Embedding, Linear
 from .errors import InputError
-from .experiments import read_log
+from .experiments import chance_of_t, read_log
 from .fast_model import make_fast
 from .fast_training import FastAdamW
 from .files import append_json_line, made_once
@@ -48,7 +48,6 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "Verdict",
-    "chance_of_t",
     "flops_per_update",
     "run_recipe",
     "run_speedrun",
@@ -365,18 +364,6 @@ def run_recipe(
 
 
 # ---------------------------------------------------------------- what the log says
-
-
-def chance_of_t(
-    t: float,  # a difference, in standard errors
-    freedom: int,  # degrees of freedom of the standard error
-) -> float:  # probability
-    "How often Student's t is at least so far from 0, in either direction, by chance."
-    # with t = sqrt(freedom) tan(angle) the density is a power of the cosine
-    angles = np.linspace(math.atan(abs(t) / math.sqrt(freedom)), math.pi / 2, 20_001)
-    factor = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(math.pi)
-    heights = np.cos(angles) ** (freedom - 1)
-    return float(2 * factor * (heights[1:] + heights[:-1]).sum() / 2 * (angles[1] - angles[0]))
 
 
 @dataclass(frozen=True)

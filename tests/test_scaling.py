@@ -18,7 +18,6 @@ from lm336.scaling import (
     Plan,
     ScalingLaw,
     ScoredStories,
-    best_rate,
     bootstrap_laws,
     fit_law,
     interval,
@@ -137,15 +136,6 @@ def test_every_schedule_shares_the_trunk_and_ends_near_zero():
         assert set(factors[50 : round(0.8 * steps)]) <= {1.0}
         assert factors[-1] == pytest.approx(1 / round(0.2 * steps))
         assert sorted(factors[60:], reverse=True) == factors[60:]
-
-
-def test_a_parabola_finds_its_lowest_point():
-    rates = 0.001 * 2.0 ** np.arange(6)
-    for low in (0.0021, 0.0060, 0.0150):
-        losses = [3 + math.log(rate / low) ** 2 for rate in rates]
-        assert math.isclose(best_rate(list(rates), losses), low, rel_tol=1e-6)
-    assert best_rate(list(rates), [6, 5, 4, 3, 2, 1]) == rates[-1]
-    assert best_rate(list(rates), [3, 2, math.inf, 9, 9, 9]) == rates[1]
 
 
 def test_a_rule_is_a_power_of_the_width():

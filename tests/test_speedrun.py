@@ -12,7 +12,7 @@ from lm336 import speedrun
 from lm336.accounting import flops_per_token
 from lm336.configuration import load_preset
 from lm336.errors import InputError
-from lm336.experiments import read_log
+from lm336.experiments import chance_of_t, read_log
 from lm336.muon import orthogonalize_flops
 from lm336.oracle import Oracle
 from lm336.scaling import ScoredStories
@@ -22,7 +22,6 @@ from lm336.speedrun import (
     Recipe,
     Track,
     build,
-    chance_of_t,
     flops_per_update,
     run_recipe,
     run_speedrun,
@@ -140,13 +139,6 @@ def test_a_run_spends_its_budget_and_learns(track):
     assert ended["steps"] == 40 and ended["flops"] == 40 * cost
     assert ended["tokens"] == 40 * 2 * 16 and ended["excess"] < begun["excess"]
     assert run_recipe(RECIPES["demo"], 1e9, 1, track, 5 * cost)["excess"] == math.inf
-
-
-@pytest.mark.parametrize("t, freedom, chance", [
-    (12.706, 1, 0.05), (2.776, 4, 0.05), (-2.228, 10, 0.05), (3.707, 6, 0.01), (0.0, 5, 1.0),
-])  # fmt: skip
-def test_students_table(t, freedom, chance):
-    assert chance_of_t(t, freedom) == pytest.approx(chance, rel=1e-3)
 
 
 def counted(name, scores):
