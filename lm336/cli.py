@@ -686,7 +686,7 @@ def lm336_web(
 
 # %% ../nbs/22_cli.ipynb #e35c6e7d
 def lm336_experiment(
-    name: str,  # learning_rate, batch_size, parts, norms, longer, precision or vocabulary
+    name: str,  # learning_rate, batch_size, parts, norms, precision or vocabulary
     data: str = "stories:5",  # the text: stories:5 (megabytes) or the path of one
     scale: str = "cpu",  # cpu, or t4 for the reference shape
     seeds: int = 5,  # runs of each variant, after its learning rate is found

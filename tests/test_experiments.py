@@ -41,6 +41,7 @@ from lm336.experiments import (
     with_post_norm,
     without_norms,
 )
+from lm336.files import log_file
 from lm336.grammar import StoryGrammar
 from lm336.runs import Run
 from lm336.tokenizer import Tokenizer
@@ -498,6 +499,15 @@ def test_arms_without_all_their_runs_are_not_compared(tmp_path, quick):
         read_arms(tmp_path / "none.jsonl", "precision", data, "tiny")
     with pytest.raises(InputError, match="choose one of"):
         read_arms(log, "precisoin", data, "tiny")
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_log_that_comes_along_has_five_seeds_of_every_arm(name):
+    arms = read_arms(log_file("experiments"), name)
+    assert list(arms) == [variant.label for variant in DESIGNS[name]("cpu")]
+    for arm in arms.values():
+        assert [run["seed"] for run in arm.runs] == [1, 2, 3, 4, 5]
+        assert len(arm.sweep) >= 3 or name == "learning_rate"
 
 
 def test_a_run_that_diverged_counts_as_one_that_learned_nothing():
