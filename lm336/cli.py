@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
 
 import lm336
 from .errors import END_OF_TEXT, InputError
-from .files import LEFTOVER, owned, pretrained_folder, sha256, sync, write_json
+from .files import LEFTOVER, PRESETS, owned, pretrained_folder, sha256, sync, write_json
 
 # %% ../nbs/22_cli.ipynb #2e50f19a
 if TYPE_CHECKING:
@@ -461,7 +461,7 @@ class PresetFields(TypedDict, total=False):
 def lm336_pretrain(
     *,
     out: str,  # the run folder
-    preset: str | None = None,  # demo_cpu, tinystories_t4, or a JSON file with their fields
+    preset: str | None = None,  # PRESETS, or a JSON file with their fields
     data: str | None = None,  # stories, stories:300 (megabytes), tinystories or a text's path
     tokenizer: str | None = None,  # folder with a tokenizer.json to take instead of a new one
     resume: bool = False,  # go on from the newest checkpoint, with the run's own settings
@@ -488,8 +488,6 @@ def _checked_preset(
     preset: str | None,
 ) -> str:
     "`InputError` if a new run has no preset."
-    from lm336.configuration import PRESETS
-
     if preset is None:
         names = ", ".join(PRESETS)
         raise InputError(f"--preset is missing: {names} or the path of a JSON file")
@@ -714,11 +712,13 @@ _METAVARS = {int: "N", float: "X"}  # what stands for a value in --help; else th
 def _documented_parameters(
     function: Callable[..., None],  # a command
 ) -> Iterator[tuple[inspect.Parameter, str]]:
-    "A function's parameters, each with its comment. For `**`, the fields that it stands for."
+    """A function's parameters, each with its comment. For `**`, the fields that it stands for.
+
+    In a comment, PRESETS stands for their names."""
     comments = dict(re.findall(r"(?m)^ +(\w+):[^#]*?# (.+)$", inspect.getsource(function)))
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.VAR_KEYWORD:
-            yield parameter, comments[name]
+            yield parameter, comments[name].replace("PRESETS", ", ".join(PRESETS))
             continue
         (fields,) = get_args(parameter.annotation)
         for field, annotation in fields.__annotations__.items():

@@ -8,7 +8,6 @@ import os
 import reprlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .errors import InputError
-from .files import read_json
+from .files import PRESET_FOLDER, PRESETS, read_json
 from .transformer import TransformerConfig
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["PRECISIONS", "PRESETS", "TrainingConfig", "load_preset"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-PRESET_FOLDER = Path(str(files("lm336"))) / "presets"
-PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.json")))  # their names
 
 Config = TypeVar("Config", TransformerConfig, "TrainingConfig")
 

@@ -20,6 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from .errors import InputError
 
 __all__ = [
+    "PRESETS",
     "append_json_line",
     "atomic_path",
     "clear_leftovers",
@@ -36,6 +37,8 @@ __all__ = [
 
 LEFTOVER = ".lm336-unfinished-"  # what our temporary folders are called, and no others
 LOCK = ".lm336.lock"
+PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESETS = tuple(sorted(path.stem for path in PRESET_FOLDER.glob("*.json")))  # their names
 LEVELS = 2  # our files lie at most this many folders below the one that is owned
 _owners: dict[Path, tuple[int, int]] = {}  # folder -> process and thread that own it
 

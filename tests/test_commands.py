@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from lm336.cli import COMMANDS, main
 from lm336.corpus import iter_documents
 from lm336.evaluation import token_losses
-from lm336.files import owned, sha256
+from lm336.files import PRESETS, owned, sha256
 from lm336.grammar import StoryGrammar
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
@@ -142,6 +143,14 @@ def test_help_names_every_option_and_says_what_it_is(name):
         )
 
 
+def test_the_help_names_every_preset(capsys):
+    with pytest.raises(SystemExit):
+        main("pretrain", ["--help"])
+    said = capsys.readouterr().out
+    missing = set(PRESETS) - set(re.findall(r"\w+", said))
+    assert PRESETS and not missing, f"--help does not name {missing}"
+
+
 def test_the_program_its_version_and_a_help_that_need_not_wait_for_torch():
     code = "import sys; from lm336.cli import main\n"
     code += "try: main(args=sys.argv[1:])\nfinally: print('torch' in sys.modules)"
@@ -149,6 +158,7 @@ def test_the_program_its_version_and_a_help_that_need_not_wait_for_torch():
         (["--version"], "lm336 "),
         (["--help"], "pretrain"),
         (["generate", "--help"], "--max_new_tokens"),
+        (["pretrain", "--help"], "--preset"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *args],

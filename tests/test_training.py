@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -341,3 +341,21 @@ def test_the_reference_preset_is_the_reference():
         training.weight_decay,
         training.max_grad_norm,
     ) == (5e-4, 1e-4, 0.01, 1.0)
+
+
+def test_the_tuned_preset_is_the_references_model_and_budget_with_another_recipe():
+    data, model, training = load_preset("tinystories_t4")
+    other_data, other_model, other = load_preset("tinystories_t4_tuned")
+    assert (other_data, other_model) == (data, model)
+    assert (other.max_steps, other.batch_size) == (training.max_steps, training.batch_size)
+    assert (other.learning_rate, other.min_learning_rate) == (2e-3, 0)
+    assert (other.warmup_steps, other.weight_decay, other.betas) == (250, 0.1, (0.9, 0.999))
+
+
+def test_the_courses_preset_reads_as_many_tokens_as_the_course():
+    data, model, training = load_preset("tinystories_cs336")
+    assert (data, model.vocab_size) == ("tinystories", 10_000)
+    _, reference, _ = load_preset("tinystories_t4")
+    assert replace(model, vocab_size=reference.vocab_size) == reference
+    tokens = training.max_steps * training.batch_size * model.context_length
+    assert tokens == 327_680_000, "CS336, assignment 1, section 7.2"
