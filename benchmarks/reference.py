@@ -1,7 +1,8 @@
 """The reference run on a GPU, from raw stories to a report: 45 million parameters, 5,000
-steps, 41 million tokens.
+steps, 41 million tokens of the built-in corpus.
 
     python benchmarks/reference.py                     on a CUDA GPU; without one it stops
+    python benchmarks/reference.py --preset NAME       another preset, on the same corpus
     python benchmarks/reference.py --preset MINE.json  any other run, also on a CPU
 
 The run folder has the curve, the metrics and the report. --record appends one line to
@@ -12,17 +13,24 @@ format.
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import common
+from lm336 import PRESETS
 from lm336.cli import begin_run
 from lm336.devices import pick_device, pick_precision
 from lm336.files import read_json
 
 MINUTES = {"full": 20, "quick": 1}
-PRESET = Path(__file__).resolve().parent / "reference_gpu.json"
-QUICK = dict(data="stories:5", max_steps=100, eval_interval=50, save_interval=100)
+# of a preset by its name: the corpus that needs no download, and little besides training
+ON_A_GPU: dict[str, Any] = dict(
+    data="stories:200", log_interval=50, eval_interval=1000, save_interval=5000
+)
+QUICK: dict[str, Any] = dict(
+    data="stories:5", max_steps=100, eval_interval=50, save_interval=100
+)
 
 
 def main():
@@ -33,18 +41,21 @@ def main():
         default=Path(time.strftime("runs/reference-%Y%m%d-%H%M%S")),
         help="the run folder",
     )
-    parser.add_argument("--preset", type=Path, default=PRESET)
+    parser.add_argument(
+        "--preset", default="tinystories_t4", help=f"{', '.join(PRESETS)} or a JSON file"
+    )
     args = common.parse(parser)
-    if args.preset == PRESET and not torch.cuda.is_available():
+    if args.preset in PRESETS and not torch.cuda.is_available():
         common.skip("needs a CUDA GPU: the reference run would take a CPU a day or so")
     common.announce(args, pick_precision(pick_device()))
-    score, _ = begin_run(args.preset, args.out, **(QUICK if args.quick else {}))
+    changes = ON_A_GPU if args.preset in PRESETS else {}
+    score, _ = begin_run(args.preset, args.out, **changes | (QUICK if args.quick else {}))
     run = read_json(args.out / "accounting.json")
     tokens_per_second = run["tokens"] / run["seconds"]
     share_of_peak = run["flops"] / run["seconds"] / run["product_speed"]
     common.record(
         args,
-        f"training run, {args.preset.stem}",
+        f"training run, {Path(args.preset).stem}",
         run["precision"],
         library="lm336",
         tokens_per_second=round(tokens_per_second),

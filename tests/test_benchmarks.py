@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from lm336.configuration import load_preset
 
 ROOT = Path(__file__).parent.parent
 HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py", "scaling.py"}
@@ -133,14 +136,19 @@ def test_a_script_appends_to_its_own_log_alone(benchmarks):
         assert row["command"] == "python benchmarks/" + " ".join(script) + " --record"
 
 
-@pytest.fixture
-def common():
-    "The module that all scripts share."
-    spec = importlib.util.spec_from_file_location("common", ROOT / "benchmarks/common.py")
+def loaded(name):
+    "A module of the folder."
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def common():
+    "The module that all scripts share."
+    return loaded("common")
 
 
 # (GFLOP/s of a product, share that others take) at each look; how many rows of two are kept
@@ -212,3 +220,33 @@ def test_a_wrong_path_gets_a_sentence(benchmarks):
     assert done.returncode == 1
     wanted = "a text is needed, such as tinyshakespeare.txt"
     assert done.stderr == f"shakespeare.py: nowhere.txt does not exist: {wanted}\n"
+
+
+def test_the_reference_run_takes_any_preset_on_the_corpus_that_comes_with_it(
+    common, monkeypatch, tmp_path
+):
+    "As on a GPU, up to the training, which is another test's."
+    monkeypatch.setitem(sys.modules, "common", common)
+    reference = loaded("reference")
+    asked = []
+
+    def begin_run(preset, out, **changes):
+        data, _, training = load_preset(preset, **changes | dict(data=None))
+        asked.append((preset, changes.get("data", data), training.max_steps))
+        raise SystemExit
+
+    monkeypatch.setattr(reference, "begin_run", begin_run)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(common, "announce", lambda *_: None)
+    monkeypatch.setattr(reference, "pick_device", lambda: torch.device("cpu"))
+    mine = tmp_path / "mine.json"
+    mine.write_text((ROOT / "lm336/presets/demo_cpu.json").read_text())
+    for words in ([], ["--preset", "tinystories_cs336"], ["--preset", str(mine)]):
+        monkeypatch.setattr(sys, "argv", ["reference.py", *words])
+        with pytest.raises(SystemExit):
+            reference.main()
+    assert asked == [
+        ("tinystories_t4", "stories:200", 5_000),
+        ("tinystories_cs336", "stories:200", 10_000),
+        (str(mine), "stories", 2_200),
+    ]
