@@ -535,13 +535,22 @@ def lm336_generate(
     top_p: float | None = None,  # only the likeliest tokens that together are this likely
     seed: int | None = None,  # the same seed gives the same text
     device: str | None = None,  # cuda, mps or cpu; by default cuda if there is one
+    precision: str = "float32",  # of the weights: float32, bfloat16, float16 or auto
 ):
     "Continue a prompt, printing tokens as they come, until the document ends."
-    from lm336.devices import pick_device
+    import torch
+
+    from lm336.configuration import PRECISIONS
+    from lm336.devices import pick_device, pick_precision
     from lm336.generation import SamplingConfig, generate_stream
     from lm336.run_folder import load_run
 
-    _, model, tokenizer = load_run(pretrained_folder(run), pick_device(device))
+    if precision not in PRECISIONS:
+        needed = f"one of {', '.join(PRECISIONS)} is needed"
+        raise InputError(f"--precision is {precision!r}: {needed}")
+    where = pick_device(device)
+    _, model, tokenizer = load_run(pretrained_folder(run), where)
+    model.to(getattr(torch, pick_precision(where) if precision == "auto" else precision))
     end = tokenizer.end_of_text_id
     start = tokenizer.encode(prompt) or [0 if end is None else end]
     config = SamplingConfig(temperature, top_k, top_p, seed=seed, stop_token=end)

@@ -272,6 +272,29 @@ def test_generate_tells_the_same_story_to_the_same_seed(run):
     assert first == again != other and first.startswith("1 and")
 
 
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        ([], torch.float32),
+        (["--precision", "bfloat16"], torch.bfloat16),
+        (["--precision", "auto"], torch.float16),
+    ],
+    ids=str,
+)
+def test_generate_in_a_precision(words, wanted, monkeypatch):
+    "The weights that come with the package are stored in float16."
+    monkeypatch.setenv("LM336_PRECISION", "float16")  # which `auto` obeys
+    formats = []
+
+    def generate_stream(model, *_):
+        formats.append({p.dtype for p in model.parameters()})
+        return iter(())
+
+    monkeypatch.setattr("lm336.generation.generate_stream", generate_stream)
+    succeeds("generate", "stories", "--device", "cpu", *words)
+    assert formats == [{wanted}]
+
+
 def test_a_prompt_is_not_printed_before_an_error(run):
     status, out, _ = command("generate", run, "--prompt", "1 and", "--max_new_tokens", -1)
     assert (status, out) == (1, "")
@@ -867,6 +890,7 @@ def test_a_description_and_a_model_that_disagree(run):
         (["generate", "run", "--top_p", 2], "top_p"),
         (["generate", "run", "--top_k", 0], "top_k"),
         (["generate", "run", "--max_new_tokens", -1], "max_new_tokens"),
+        (["generate", "run", "--precision", "half"], "--precision is 'half': one of auto"),
         (["web", "nowhere", "--out", "p"], "nowhere"),
         (["demo", "--minutes", 0], "--minutes is 0"),
         (["demo", "--minutes", -1], "--minutes is -1"),
