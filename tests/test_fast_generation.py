@@ -18,6 +18,7 @@ from lm336.fast_generation import (
     onednn_product,
     pick_product,
     plain_product,
+    product_seconds,
 )
 from lm336.generation import KVCache, SamplingConfig, Token, generate, sample
 from lm336.tokenizer import Tokenizer
@@ -35,10 +36,15 @@ def opinionated(num_rows, dtype=torch.float64, **options):
     return model.to(dtype)
 
 
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 0.1}
+TOLERANCE = {
+    torch.float64: 1e-13,
+    torch.float32: 1e-5,
+    torch.float16: 0.01,
+    torch.bfloat16: 0.1,
+}
 
 
-def check_decoder(model, start):
+def check_decoder(model, start, layout=None):
     "A decoder's logits and cache, step by step, against the model's."
     rows, dtype = len(start), model.lm_head.weight.dtype
     ids = torch.randint(40, (rows, 24), generator=torch.Generator().manual_seed(0))
@@ -48,7 +54,7 @@ def check_decoder(model, start):
         plain, fast = (KVCache(model.config, rows, start=start, dtype=dtype) for _ in range(2))
         for cache in (plain, fast):
             model(ids[:, :8], cache)
-        decoder = Decoder(model, rows)
+        decoder = Decoder(model, rows, layout)
         for new in ids[:, 8:].T:
             ours, theirs = decoder(new, fast), model(new[:, None], plain)[:, -1]
             assert ours.dtype == dtype
@@ -66,6 +72,98 @@ def test_decoder_equals_the_model(start, dtype, tie_embeddings):
     model = opinionated(len(start), dtype, tie_embeddings=tie_embeddings)
     assert Decoder.fits(model)
     check_decoder(model, start)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_decoder_and_model_take_turns_on_one_cache(dtype):
+    "In 16 bits the decoder has keys and values of its own; it must not miss the model's."
+    model, ids = opinionated(2, dtype), torch.tensor([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
+    with torch.inference_mode():
+        plain, mixed = (KVCache(model.config, 2, start=[1, 0], dtype=dtype) for _ in range(2))
+        decoder = Decoder(model, 2)
+        for step in range(6):
+            new = ids[:, step]
+            theirs = model(new[:, None], plain)[:, -1]
+            if step in (1, 2, 4):
+                ours = decoder(new, mixed)
+            else:
+                ours = model(new[:, None], mixed)[:, -1]
+            assert (ours - theirs).norm() < TOLERANCE[dtype] * theirs.norm()
+
+
+def test_in_bfloat16_the_decoder_is_as_close_to_float32_as_the_model():
+    exact, short = opinionated(2, torch.float32), opinionated(2, torch.bfloat16)
+    ids = torch.randint(40, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        cache, decoder = KVCache(short.config, 2, dtype=torch.bfloat16), Decoder(short, 2)
+        ours = torch.stack([decoder(new, cache) for new in ids.T], 1).float()
+        wanted, plain = exact(ids), short(ids).float()
+    off, allowed = (ours - wanted).norm(), (plain - wanted).norm()
+    assert off < 1.2 * allowed < 0.1 * wanted.norm(), "what is computed in 16 bits only?"
+    assert decoder.keys.dtype == torch.float32, "attention in bfloat16 is slow on a CPU"
+
+
+CPU = torch.device("cpu")
+
+
+def prefer(*seconds):
+    "In place of a measurement: what the plain layout takes, then MKL's and oneDNN's."
+    return lambda layouts, *_: seconds[: len(layouts)]
+
+
+def works(layout, dtype=torch.float32):
+    "Whether this PyTorch and this processor have a layout."
+    try:
+        layout(torch.eye(2, dtype=dtype), 2)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def test_a_layout_is_picked_by_what_it_takes():
+    asked = []
+
+    def measured(layouts, shape, num_rows, num_threads):
+        asked.append((layouts[0], shape, num_rows, num_threads))
+        return [9, 9, 9, 9][: len(layouts) - 1] + [1]
+
+    last = pick_product(CPU, torch.float32, 3, (12, 8), measured)
+    assert asked == [(plain_product, (12, 8), 3, torch.get_num_threads())]
+    private = [each for each in (mkl_product, onednn_product) if works(each)]
+    assert last is [plain_product, *private][-1]
+    for seconds in ((1, 2, 3), (1.0, 0.95, 0.91)):
+        picked = pick_product(CPU, torch.float32, 3, (12, 8), prefer(*seconds))
+        assert picked is plain_product, "a layout has to be a tenth faster"
+    if works(mkl_product) and works(onednn_product):
+        second = pick_product(CPU, torch.float32, 3, (12, 8), prefer(1, 0.8, 0.79))
+        assert second is mkl_product
+
+
+@pytest.mark.parametrize("dtype, rows", [(torch.float32, 1), (torch.float64, 3)], ids=str)
+def test_nothing_is_measured_where_there_is_nothing_to_gain(dtype, rows):
+    assert pick_product(CPU, dtype, rows, (12, 8), seconds=None) is plain_product
+    assert pick_product(torch.device("meta"), dtype, 9, (12, 8), None) is plain_product
+
+
+def test_in_bfloat16_nothing_is_measured():
+    expected = onednn_product if works(onednn_product, torch.bfloat16) else plain_product
+    assert pick_product(CPU, torch.bfloat16, 3, (12, 8), seconds=None) is expected
+
+
+def test_layouts_are_timed_once():
+    layouts = [each for each in (plain_product, mkl_product, onednn_product) if works(each)]
+    seconds = product_seconds(tuple(layouts), (24, 16), 3, 1)
+    assert len(seconds) == len(layouts) and all(0 < s < math.inf for s in seconds)
+    assert product_seconds(tuple(layouts), (24, 16), 3, 1) is seconds
+
+
+@pytest.mark.parametrize("layout", [plain_product, mkl_product, onednn_product])
+@pytest.mark.parametrize("start", [[0, 0, 0], [3, 0, 1]], ids=str)
+def test_every_layout_draws_what_the_model_draws(layout, start):
+    if not works(layout):
+        pytest.skip(f"this PyTorch has no {layout.__name__}")
+    model = opinionated(3, torch.float32)
+    check_decoder(model, start, layout)
 
 
 def refuses(*_):
@@ -108,7 +206,7 @@ def test_without_the_private_operations_the_public_ones_do(monkeypatch, hidden, 
     monkeypatch.setattr(torch.ops, "mkl", HIDDEN[hidden])
     monkeypatch.setattr(torch.ops, "mkldnn", HIDDEN[hidden])
     for rows in (1, 3):
-        assert pick_product(torch.device("cpu"), dtype, rows) is plain_product
+        assert pick_product(CPU, dtype, rows, (12, 8), prefer(9, 1, 1)) is plain_product
     check_decoder(opinionated(3, dtype), [3, 0, 1])
 
 
@@ -120,6 +218,7 @@ def test_without_the_private_operations_the_public_ones_do(monkeypatch, hidden, 
         (plain_product, torch.float64),
         (plain_product, torch.float32),
         (mkl_product, torch.float32),
+        (onednn_product, torch.float32),
         (onednn_product, torch.bfloat16),
     ],
 )
@@ -235,6 +334,16 @@ def test_fast_sample_is_sample(vocab, temperature, top_k, top_p, min_p, penalty,
     assert torch.equal(
         fast_sample(logits[0], uniforms[0], config), sample(logits[0], uniforms[0], config)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_of_equal_scores_the_first_is_drawn(dtype):
+    logits = torch.zeros(3, 1000, dtype=dtype)
+    logits[0, [700, 900]] = logits[1, [3, 999]] = 2
+    greedy, uniforms = SamplingConfig(temperature=0), torch.zeros(3)
+    assert fast_sample(logits, uniforms, greedy).tolist() == [700, 3, 0]
+    assert fast_sample(logits[:, 4:], uniforms, greedy).tolist() == [696, 995, 0]
+    assert fast_sample(logits[1], uniforms[1], greedy).tolist() == 3
 
 
 @pytest.mark.parametrize("setting", [dict(temperature=0), dict(top_k=2), dict()], ids=str)
