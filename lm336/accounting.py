@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from . import __version__
+from .fast_model import products_are_faster
 from .transformer import TransformerConfig, parameter_count
 
 # %% ../nbs/29_accounting.ipynb #6e747cde
@@ -181,9 +182,11 @@ def process_memory(
     c = config
     size = 2 if autocast else 4
     tokens = batch_size * c.context_length
-    # of one layer's scores and feed-forward part
-    gradients = 3 * c.num_heads * c.context_length + 4 * c.d_ff
-    known = training_memory(c, batch_size, autocast=autocast, keeps_weights=autocast)
+    row = torch.empty(c.context_length, 1, dtype=torch.bfloat16 if autocast else torch.float32)
+    by_products = products_are_faster(row, row)
+    scores = 3 * c.num_heads * c.context_length if by_products else 0
+    gradients = scores + 4 * c.d_ff  # of one layer
+    known = training_memory(c, batch_size, autocast=autocast, keeps_weights=by_products)
     return known | {
         "backward": tokens * size * gradients,
         "logits": 2 * 4 * min(512, tokens) * c.vocab_size,

@@ -165,11 +165,14 @@ MEASURED = {
     "many logits": (4096, 128, 256, 4, 8),
     "reference": (32_000, 256, 512, 4, 16),
     "long": (1000, 512, 128, 6, 2),
+    "many heads": (1000, 512, 128, 1, 16),
+    "longer": (1000, 1024, 128, 2, 16),
 }
 
 
 @pytest.mark.parametrize(
-    "name, batch_size", [("many logits", 32), ("reference", 4), ("long", 48)]
+    "name, batch_size",
+    [("many logits", 32), ("reference", 4), ("long", 48), ("many heads", 16), ("longer", 4)],
 )
 def test_predicted_peak_memory(name, batch_size, tmp_path):
     """The whole process on a CPU, within 30 %, in a process of its own.

@@ -458,6 +458,14 @@ def test_a_pipe_is_a_text_too(tmp_path):
 # ---------------------------------------------------------------- a corpus by its name
 
 
+@pytest.mark.parametrize("megabytes, wanted", [(0.4, 20_000), (0.00001, 1)])
+def test_validation_gets_a_twentieth_as_many_bytes(tmp_path, megabytes, wanted):
+    _, valid = corpus_files(f"stories:{megabytes:f}", tmp_path)
+    text = valid.read_text(encoding="utf-8")
+    last = len(text.removesuffix(END_OF_TEXT).rpartition(END_OF_TEXT)[2]) + len(END_OF_TEXT)
+    assert len(text) - last < wanted <= len(text), "as many whole stories as it takes"
+
+
 def test_training_and_validation_share_no_story(tmp_path):
     grammar = StoryGrammar()
     train, valid = corpus_files("stories:0.4", tmp_path, seed=5)

@@ -246,6 +246,10 @@ def test_a_configuration_without_sense_is_refused_when_made(change, words):
     assert words in str(error.value) and len(str(error.value)) < 200
 
 
+def test_every_seed_that_pytorch_takes_is_one():
+    torch.manual_seed(TrainingConfig(seed=2**64 - 1).seed)  # one more is refused above
+
+
 def test_numbers_of_numpy_are_numbers():
     numbers: dict[str, Any] = dict(max_steps=np.int64(700), learning_rate=np.float32(0.5))
     config = TrainingConfig(**numbers)
