@@ -295,6 +295,22 @@ def test_generate_in_a_precision(words, wanted, monkeypatch):
     assert formats == [{wanted}]
 
 
+def test_a_run_on_a_corpus_that_has_a_place_of_its_own(home, tmp_path, monkeypatch):
+    "TinyStories is fetched into a cache, so its texts are not the run's."
+    texts = [tmp_path / "cache" / f"{name}.txt" for name in ("train", "valid")]
+    texts[0].parent.mkdir()
+    for text in texts:
+        text.write_text(SUMS)
+    monkeypatch.setattr("lm336.download.tinystories", lambda: tuple(texts))
+    run = tmp_path / "run"
+    options = "--data", "tinystories", "--preset", home / "tiny.json", "--out", run
+    succeeds("pretrain", *options)
+    digests = json.loads((run / "run.json").read_text())["digests"]
+    assert set(digests) >= {"tokenizer.json", "data/train.npy", "data/valid.npy"}
+    assert not [name for name in digests if name.endswith(".txt")]
+    assert "bits per byte" in succeeds("evaluate", run)
+
+
 def test_a_prompt_is_not_printed_before_an_error(run):
     status, out, _ = command("generate", run, "--prompt", "1 and", "--max_new_tokens", -1)
     assert (status, out) == (1, "")

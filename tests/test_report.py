@@ -12,6 +12,7 @@ import torch
 from matplotlib import image
 from matplotlib.figure import Figure
 
+from lm336.configuration import TrainingConfig
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.evaluation import Evaluation, evaluate
 from lm336.grammar import StoryGrammar, write_stories
@@ -22,9 +23,11 @@ from lm336.report import (
     plot_metrics,
     png,
     stories_table,
+    write_account,
     write_report,
     write_samples,
 )
+from lm336.runs import Run
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
 
@@ -187,6 +190,17 @@ def test_a_run_of_the_first_edition_has_an_account(tmp_path):
     table = account_table(accounted(tmp_path, record))
     assert rows(table)["peak memory of the process"] == ("", "700 MB")
     assert "compiled" not in table
+
+
+def test_the_account_of_a_resumed_run_is_that_of_its_last_part(tmp_path):
+    config = TrainingConfig(max_steps=4, batch_size=2, warmup_steps=0, precision="float32")
+    tokens = np.arange(500) % 300
+    run = Run(Transformer(TransformerConfig(300, 16, 32, 1, 2)), tokens, tokens, config, tmp_path)
+    run.fit()
+    run.step, run.first_step, run.seconds, run.first_seconds = 9, 4, 30.25, 10.0
+    write_account(run)
+    record = json.loads((tmp_path / "accounting.json").read_text())
+    assert (record["tokens"], record["seconds"]) == (5 * 2 * 16, 20.25)
 
 
 def test_a_run_without_an_account_has_no_table(tmp_path):
