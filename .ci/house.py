@@ -29,7 +29,7 @@ UNDER_THE_HOOD = [
     "accounting", "backward", "automaton", "muon",
 ]
 BEHIND = [
-    "oracle", "causes", "report", "experiments", "scaling", "speedrun", "bug_zoo",
+    "oracle", "causes", "inside", "report", "experiments", "scaling", "speedrun", "bug_zoo",
     "questions", "exercises", "widgets", "interop", "cli",
 ]
 ORDER = [*FOUNDATION, *MAIN_LINE, *UNDER_THE_HOOD, *BEHIND]

@@ -18,7 +18,9 @@ import torch
 from lm336.configuration import load_preset
 
 ROOT = Path(__file__).parent.parent
-HELPERS = {"all.py", "common.py", "memory.py", "tokenizer_jobs.py", "scaling.py"}
+HELPERS = {
+    "all.py", "common.py", "memory.py", "tokenizer_jobs.py", "scaling.py", "inside.py",
+}
 SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("*.py")} - HELPERS)
 WORKS = 'MINUTES = {"full": 3, "quick": 1}\nprint("measured")\n'
 
