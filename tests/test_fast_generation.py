@@ -125,7 +125,7 @@ def test_a_layout_is_picked_by_what_it_takes():
 
     def measured(layouts, shape, num_rows, num_threads):
         asked.append((layouts[0], shape, num_rows, num_threads))
-        return [9, 9, 9, 9][: len(layouts) - 1] + [1]
+        return (9.0,) * (len(layouts) - 1) + (1.0,)
 
     last = pick_product(CPU, torch.float32, 3, (12, 8), measured)
     assert asked == [(plain_product, (12, 8), 3, torch.get_num_threads())]
@@ -139,15 +139,19 @@ def test_a_layout_is_picked_by_what_it_takes():
         assert second is mkl_product
 
 
+def not_asked(*_) -> tuple[float, ...]:
+    raise AssertionError("it was measured")
+
+
 @pytest.mark.parametrize("dtype, rows", [(torch.float32, 1), (torch.float64, 3)], ids=str)
 def test_nothing_is_measured_where_there_is_nothing_to_gain(dtype, rows):
-    assert pick_product(CPU, dtype, rows, (12, 8), seconds=None) is plain_product
-    assert pick_product(torch.device("meta"), dtype, 9, (12, 8), None) is plain_product
+    assert pick_product(CPU, dtype, rows, (12, 8), not_asked) is plain_product
+    assert pick_product(torch.device("meta"), dtype, 9, (12, 8), not_asked) is plain_product
 
 
 def test_in_bfloat16_nothing_is_measured():
     expected = onednn_product if works(onednn_product, torch.bfloat16) else plain_product
-    assert pick_product(CPU, torch.bfloat16, 3, (12, 8), seconds=None) is expected
+    assert pick_product(CPU, torch.bfloat16, 3, (12, 8), not_asked) is expected
 
 
 def test_layouts_are_timed_once():

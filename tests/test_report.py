@@ -195,7 +195,8 @@ def test_a_run_of_the_first_edition_has_an_account(tmp_path):
 def test_the_account_of_a_resumed_run_is_that_of_its_last_part(tmp_path):
     config = TrainingConfig(max_steps=4, batch_size=2, warmup_steps=0, precision="float32")
     tokens = np.arange(500) % 300
-    run = Run(Transformer(TransformerConfig(300, 16, 32, 1, 2)), tokens, tokens, config, tmp_path)
+    model = Transformer(TransformerConfig(300, 16, 32, 1, 2))
+    run = Run(model, tokens, tokens, config, tmp_path)
     run.fit()
     run.step, run.first_step, run.seconds, run.first_seconds = 9, 4, 30.25, 10.0
     write_account(run)
