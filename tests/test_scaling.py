@@ -8,8 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lm336 import scaling
+from lm336.dataset import batch_at
 from lm336.errors import END_OF_TEXT, InputError
 from lm336.experiments import read_log
 from lm336.oracle import Oracle
@@ -21,6 +23,7 @@ from lm336.scaling import (
     bootstrap_laws,
     fit_law,
     interval,
+    learn,
     model_shape,
     rate_rule,
     run_plan,
@@ -28,7 +31,7 @@ from lm336.scaling import (
     wsd_factor,
 )
 from lm336.tokenizer import Tokenizer
-from lm336.transformer import Transformer
+from lm336.transformer import Transformer, TransformerConfig
 
 SIZES = [3e4, 1e5, 3e5, 1e6, 2e6]
 BUDGETS = [5e5, 1e6, 2e6, 4e6, 8e6]
@@ -136,6 +139,28 @@ def test_every_schedule_shares_the_trunk_and_ends_near_zero():
         assert set(factors[50 : round(0.8 * steps)]) <= {1.0}
         assert factors[-1] == pytest.approx(1 / round(0.2 * steps))
         assert sorted(factors[60:], reverse=True) == factors[60:]
+
+
+def test_learning_is_a_plain_loop():
+    shape = TransformerConfig(40, 8, 16, num_layers=1, num_heads=2)
+    tokens, factors = np.arange(400) ** 2 % 40, [1.0, 0.5, 0.25]
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(Transformer(shape))
+        models[-1].lm_head.weight.data *= 20  # gradients that are longer than 1
+    mine, plain = models
+    learn(mine, [torch.optim.SGD(mine.parameters(), 0.1)], tokens, 2, 3, factors, first=5)
+    for step, factor in enumerate(factors, 5):
+        inputs, targets = batch_at(tokens, 2, 8, 3, step)
+        loss = F.cross_entropy(plain(inputs).flatten(0, 1), targets.flatten())
+        grads = torch.autograd.grad(loss, list(plain.parameters()))
+        length = torch.stack([g.norm() for g in grads]).norm()
+        assert length > 2, "clipping would do nothing"
+        for p, g in zip(plain.parameters(), grads, strict=True):
+            p.data -= 0.1 * factor * g / length
+    for a, b in zip(mine.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_a_rule_is_a_power_of_the_width():

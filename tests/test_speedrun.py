@@ -181,11 +181,12 @@ def test_a_race_goes_on_where_it_stopped(tmp_path, monkeypatch):
     ran = []
 
     def run(recipe, factor, seed, track, budget):
-        "The best factor is 2; Muon and the cap are worth 0.2 each, the rest nothing."
+        "Muon's best factor is 2, the others' 1; Muon and the cap are worth 0.2 each."
         ran.append((recipe.says, factor, seed))
+        best = 2 if recipe.optimizers is speedrun.by_muon else 1
         gain = 0.2 * (recipe.optimizers is speedrun.by_muon)
         gain += 0.2 * (speedrun.with_softcap in recipe.changes)
-        excess = 1 - gain + abs(math.log2(factor / 2)) + 0.001 * seed
+        excess = 1 - gain + abs(math.log2(factor / best)) + 0.001 * seed
         return dict(excess=excess, seconds=1.0, seconds_times_peak=1e12)
 
     monkeypatch.setattr(speedrun, "run_recipe", run)
@@ -195,6 +196,9 @@ def test_a_race_goes_on_where_it_stopped(tmp_path, monkeypatch):
     said = run_speedrun("all", log, track=track)
     assert len(ran) == 7 * (len(RECIPES) + 1)
     assert said.splitlines()[2].startswith("| together | 0.60")
+    for name in RECIPES:
+        (factor,) = {one["factor"] for one in read_log(log, recipe=name, role="counts")}
+        assert factor == 1 + (name == "muon"), "each at its own best"
     (whole,) = {one["says"] for one in read_log(log, recipe="together")}
     assert whole == "muon, softcap"
     before = log.read_bytes()
