@@ -313,6 +313,7 @@ def _train_and_evaluate(
 
     if trainer.rank == 0:
         compiled = ", compiled" if trainer.compiled else ""
+        compiled += ", products by oneDNN" if trainer.products == "oneDNN" else ""
         print(
             f"{parameter_count(trainer.model.config):,} parameters on {trainer.device.type} "
             f"in {trainer.precision}{compiled}",

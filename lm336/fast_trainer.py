@@ -63,7 +63,7 @@ class FastTrainer(Trainer):
         device: str | torch.device | None = None,  # as for `pick_device`
     ):
         from .accounting import flops_per_token
-        from .fast_model import make_fast
+        from .fast_model import make_fast, product_library
         from .fast_training import FastUpdate, compiles_well
 
         place = pick_device(device)
@@ -75,6 +75,8 @@ class FastTrainer(Trainer):
         self.precision = config.precision
         if config.precision == "auto":
             self.precision = pick_precision(place)
+        in_float32 = place.type == "cpu" and self.precision == "float32"
+        self.products = product_library() if in_float32 else "PyTorch"
         self.compiled = config.compile == "on"
         if config.compile == "auto":
             tokens = config.max_steps * config.batch_size * self.context_length

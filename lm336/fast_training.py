@@ -19,6 +19,7 @@ from .adamw import AdamW, recompute
 from .configuration import TrainingConfig
 from .devices import sum_over_processes
 from .errors import InputError
+from .fast_model import fast_linear, goes_to_onednn
 from .loss import check_targets
 from .transformer import Transformer
 
@@ -86,7 +87,8 @@ def _chunks_in_two_formats(
     dtype: torch.dtype,  # of the products
     with_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "The same, with the products in `dtype` and everything else in float32 at least."
+    """The same, with the products in `dtype` by the faster library, and everything else in
+    float32 at least."""
     low_weight = weight.to(dtype)
     wide = torch.promote_types(dtype, torch.float32)
     total = torch.zeros((), device=hidden.device, dtype=wide)
@@ -94,13 +96,13 @@ def _chunks_in_two_formats(
     for start in range(0, len(hidden), chunk_size):
         rows = slice(start, start + chunk_size)
         h, y = hidden[rows].to(dtype), targets[rows, None]
-        logits = (h @ low_weight.T).to(wide)
+        logits = fast_linear(h, low_weight).to(wide)
         nats, sums = _surprise(logits, y)
         total += nats
         if with_gradient:
             g = _logit_gradient(logits, sums, y).to(dtype)
-            grad_hidden[rows] = g @ low_weight
-            grad_weight += g.T @ h
+            grad_hidden[rows] = fast_linear(g, low_weight.T)
+            grad_weight += fast_linear(g.T, h.T)
     return total, grad_hidden, grad_weight
 
 # %% ../nbs/27_fast_training.ipynb #3126637f
@@ -117,7 +119,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,  # of the products
         with_gradient: bool,
     ) -> torch.Tensor:  # scalar
-        if dtype == weight.dtype and dtype in (torch.float32, torch.float64):
+        in_place = dtype == weight.dtype and dtype in (torch.float32, torch.float64)
+        if in_place and not goes_to_onednn(hidden, weight):
             total, *gradients = _chunks_in_one_format(
                 hidden, weight, targets, chunk_size, with_gradient
             )

@@ -79,6 +79,7 @@ class ResumableTrainer(FastTrainer):
             model=asdict(self.model.config),
             training=asdict(self.config),
             precision=self.precision,
+            products=self.products,
             scaler=self.update.scaler.state_dict(),
             skipped=int(self.update.skipped),
             seconds=self.seconds,
@@ -116,7 +117,15 @@ class ResumableTrainer(FastTrainer):
         self,
         before: dict[str, Any],  # the `circumstances` of a checkpoint
     ):
-        "Restore the loss scale, the count of skipped updates and the seconds so far."
+        """Restore the loss scale, the count of skipped updates, the seconds so far, and the
+        library that takes the products."""
+        from .fast_model import decide_library, library_is_there
+
+        products = before.get("products", "PyTorch")  # as every run of an earlier version
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and self.precision == "float32" and library_is_there(products):
+            decide_library(products)
+            self.products = products
         if before.get("scaler") and self.update.scaler.is_enabled():
             self.update.scaler.load_state_dict(before["scaler"])
         if before.get("precision", self.precision) != self.precision:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lm336 import fast_model
 from lm336.accounting import (
     PeakMemory,
     counted_flops,
@@ -24,7 +25,7 @@ from lm336.accounting import (
     resident_memory,
     training_memory,
 )
-from lm336.fast_model import make_fast
+from lm336.fast_model import library_is_there, make_fast
 from lm336.transformer import Transformer, TransformerConfig, parameter_count
 
 from .conftest import ROOT
@@ -80,6 +81,17 @@ def test_operations_are_counted_as_predicted(config):
         counted = counted_flops(lambda model=model: model(ids).sum(), model.parameters())
         assert counted == expected * ids.numel()
         assert all(p.grad is None for p in model.parameters()), "somebody else's gradients"
+
+
+@pytest.mark.parametrize("library", ["PyTorch", "oneDNN"])
+def test_operations_are_counted_whoever_multiplies(library, monkeypatch):
+    if not library_is_there(library):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(fast_model, "_decided", [library])
+    model, ids = make_fast(Transformer(CONFIG)), some_ids(4, 32)
+    again = CONFIG.num_layers * 2 * 32 * CONFIG.d_model
+    counted = counted_flops(lambda: model(ids).sum(), model.parameters())
+    assert counted == (flops_per_token(CONFIG) + again) * ids.numel()
 
 
 @pytest.mark.parametrize("fast", [False, True])

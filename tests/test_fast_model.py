@@ -10,17 +10,24 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from lm336 import fast_model
 from lm336.attention import MultiHeadSelfAttention, scaled_dot_product_attention
 from lm336.block import RMSNorm, SwiGLU
-from lm336.embeddings import Embedding
+from lm336.embeddings import Embedding, Linear
 from lm336.errors import InputError
 from lm336.fast_model import (
+    FastLinear,
     FastRMSNorm,
     FastRotaryEmbedding,
     RMSNormWithGradient,
     attention_by_products,
+    decide_library,
     fast_attention,
+    fast_linear,
+    faster_library,
+    library_is_there,
     make_fast,
+    product_library,
 )
 from lm336.generation import KVCache
 from lm336.rope import RotaryEmbedding
@@ -321,3 +328,110 @@ def test_a_fast_model_can_be_saved_moved_and_copied(tmp_path):
     rope = copy.deepcopy(fast).double().layers[0].attn.rope
     assert isinstance(rope, FastRotaryEmbedding) and rope.cos.dtype == torch.float64
     torch.testing.assert_close(fast.double()(ids(2, 9)), plain.double()(ids(2, 9)))
+
+
+# ---------------------------------------------------------------- the library for products
+
+
+@pytest.fixture(params=["PyTorch", "oneDNN"])
+def library(request, monkeypatch):
+    "This process's library, for a test."
+    if not library_is_there(request.param):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(fast_model, "_decided", [request.param])
+    return request.param
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "The shapes of the products that go to oneDNN."
+    shapes, real = [], fast_model.multiply_by_onednn
+
+    def spied(x, weight):
+        shapes.append((tuple(x.shape), tuple(weight.shape)))
+        return real(x, weight)
+
+    monkeypatch.setattr(fast_model, "multiply_by_onednn", spied)
+    return shapes
+
+
+@pytest.mark.parametrize("shape", [(64, 24), (5, 20, 24), (2, 3, 40, 24)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_and_its_gradients_by_either_library(library, asked, shape, transposed):
+    "Against float64."
+    torch.manual_seed(0)
+    exact, fast = Linear(24, 40, dtype=torch.float64), FastLinear(24, 40)
+    fast.load_state_dict(exact.state_dict())
+    exact.weight.data.copy_(fast.weight)
+    x = torch.randn(*shape)
+    if transposed:  # the same numbers in another order in memory
+        x = x.mT.contiguous().mT
+    wanted = values_and_gradients(exact, x.double())
+    got = values_and_gradients(fast, x)
+    assert_same(got, [each.float() for each in wanted], 1e-5)
+    assert len(asked) == 3 * (library == "oneDNN"), "a product and two gradients"
+
+
+def test_only_the_gradients_that_are_wanted_are_computed(asked, monkeypatch):
+    if not library_is_there("oneDNN"):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(fast_model, "_decided", ["oneDNN"])
+    x, weight = torch.randn(64, 24), torch.randn(40, 24, requires_grad=True)
+    fast_linear(x, weight).sum().backward()
+    assert asked == [((64, 24), (40, 24)), ((40, 64), (24, 64))] and x.grad is None
+
+
+@pytest.mark.parametrize("x", [
+    torch.randn(63, 24), torch.randn(1, 24), torch.randn(64, 24, dtype=torch.float64),
+    torch.randn(64, 24).bfloat16(),
+])  # fmt: skip
+def test_other_products_stay_with_pytorch(asked, monkeypatch, x):
+    monkeypatch.setattr(fast_model, "_decided", ["oneDNN"])
+    weight = torch.randn(40, 24).to(x.dtype)
+    assert torch.equal(fast_linear(x, weight), F.linear(x, weight))
+    x, weight = torch.randn(64, 24), torch.randn(40, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast_linear(x, weight).dtype == torch.bfloat16
+    assert not asked
+
+
+def test_a_library_is_measured_once_and_can_be_decided(monkeypatch):
+    measured = []
+
+    def faster():
+        measured.append(True)
+        return "oneDNN"
+
+    monkeypatch.setattr(fast_model, "_decided", [])
+    monkeypatch.setattr(fast_model, "faster_library", faster)
+    assert product_library() == product_library() == "oneDNN" and len(measured) == 1
+    decide_library("PyTorch")
+    assert product_library() == "PyTorch" and len(measured) == 1
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+def test_without_onednn_pytorch_multiplies(monkeypatch, error):
+    def none(*_):
+        raise error("no such operator")
+
+    monkeypatch.setattr(fast_model, "multiply_by_onednn", none)
+    assert faster_library() == "PyTorch"
+
+
+@pytest.mark.parametrize(
+    "private, expected", [(1.0, "PyTorch"), (0.7, "PyTorch"), (0.6, "oneDNN")]
+)
+def test_onednn_has_to_be_faster_by_half(monkeypatch, private, expected):
+    "By a clock that runs as the products say."
+    now = [0.0]
+
+    def takes(seconds):
+        def product(*_):
+            now[0] += seconds
+
+        return product
+
+    monkeypatch.setattr(fast_model, "multiply_by_onednn", takes(private))
+    monkeypatch.setattr(fast_model.F, "linear", takes(1.0))
+    monkeypatch.setattr(fast_model.time, "perf_counter", lambda: now[0])
+    assert faster_library() == expected

@@ -21,10 +21,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lm336 import InputError, Run, TrainingConfig, Transformer, TransformerConfig
+from lm336 import InputError, Run, TrainingConfig, Transformer, TransformerConfig, fast_model
 from lm336.adamw import AdamW
 from lm336.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 from lm336.devices import pick_device, pick_precision
+from lm336.fast_model import library_is_there, product_library
 from lm336.run_folder import read_metrics
 
 from .conftest import ROOT
@@ -744,6 +745,38 @@ def test_a_run_goes_on_where_auto_is_another_precision(tmp_path, monkeypatch, fi
     assert resumed.precision == then and same(state_of(trainer), state_of(resumed))
     resumed.fit()
     assert resumed.step == 20 and resumed.update.skipped < 15
+
+
+@pytest.mark.parametrize("first, then", [("PyTorch", "oneDNN"), ("oneDNN", "PyTorch")])
+def test_a_run_goes_on_with_the_library_that_it_began_with(tmp_path, monkeypatch, first, then):
+    "So that it ends as if never stopped, whatever a measurement would say now."
+    if not library_is_there("oneDNN"):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(fast_model, "_decided", [first])
+    whole = small(tmp_path / "whole", max_steps=8)
+    whole.fit()
+    part = small(tmp_path / "part", max_steps=8)
+    for _ in range(4):
+        part.train_step()
+    part.save()
+    assert read_checkpoint(newest(part))[1]["extra"]["products"] == part.products == first
+    fast_model.decide_library(then)
+    resumed = small(tmp_path / "part", max_steps=8)
+    assert resumed.products == then
+    resumed.resume()
+    assert resumed.products == product_library() == first
+    resumed.fit()
+    assert same(state_of(whole), state_of(resumed))
+
+
+def test_a_run_that_names_no_library_had_pytorchs(tmp_path, monkeypatch):
+    monkeypatch.setattr(fast_model, "_decided", ["PyTorch"])
+    trainer = small(tmp_path, max_steps=8)
+    before = trainer.circumstances()
+    del before["products"]
+    monkeypatch.setattr(fast_model, "_decided", ["oneDNN"])
+    trainer.return_to(before)
+    assert trainer.products == product_library() == "PyTorch"
 
 
 def test_a_run_that_has_ended_says_so_and_keeps_its_metrics(tmp_path, capsys):
