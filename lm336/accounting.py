@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from . import __version__
-from .fast_model import fast_linear, products_are_faster
+from .fast_model import fast_linear, product_library, products_are_faster
 from .transformer import TransformerConfig, parameter_count
 
 # %% ../nbs/29_accounting.ipynb #6e747cde
@@ -85,6 +85,7 @@ def counted_flops(
     if torch.backends.mkldnn.is_available():
         kernels[torch.ops.mkldnn._linear_pointwise] = _product_flops
     wanted = [p for p in parameters if p.requires_grad]
+    product_library()  # measures now, not while somebody counts
     with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
         result = function()
         if wanted:

@@ -122,7 +122,8 @@ _decided: list[str] = []  # this process's library, once it is known
 
 def faster_library() -> str:  # "oneDNN" or "PyTorch"
     "Who multiplies float32 faster on this CPU: oneDNN, by half at least, or what PyTorch uses."
-    x, weight = torch.ones(512, 256), torch.ones(768, 256)
+    shapes = (512, 256), (768, 256)
+    x, weight = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in shapes)
     ways = F.linear, multiply_by_onednn
     seconds: list[list[float]] = [[], []]
     try:
