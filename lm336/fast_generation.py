@@ -236,7 +236,7 @@ def _hidden(cache: KVCache, dtype: torch.dtype) -> torch.Tensor | None:
 _OURS = {Transformer, TransformerBlock, MultiHeadSelfAttention, RotaryEmbedding, SwiGLU}
 _OURS |= {RMSNorm, Embedding, Linear, nn.ModuleList}
 _OURS |= {fast_model.FastAttention, fast_model.FastRotaryEmbedding, fast_model.FastSwiGLU}
-_OURS |= {fast_model.FastRMSNorm, fast_model.FastEmbedding}
+_OURS |= {fast_model.FastRMSNorm, fast_model.FastEmbedding, fast_model.FastLinear}
 
 # %% ../nbs/28_fast_generation.ipynb #87d68381
 class Decoder:

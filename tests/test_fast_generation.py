@@ -20,6 +20,7 @@ from lm336.fast_generation import (
     plain_product,
     product_seconds,
 )
+from lm336.fast_model import make_fast
 from lm336.generation import KVCache, SamplingConfig, Token, generate, sample
 from lm336.tokenizer import Tokenizer
 from lm336.transformer import Transformer, TransformerConfig
@@ -260,6 +261,12 @@ def patched(model):
 def without_positions(model):
     for block in model.layers:
         block.attn.rope = None
+
+
+def test_a_fast_model_fits_and_draws_the_same():
+    model = make_fast(opinionated(3, torch.float32))
+    assert Decoder.fits(model)
+    check_decoder(model, [0, 0, 0])
 
 
 @pytest.mark.parametrize("change", [changed, patched, without_positions])
