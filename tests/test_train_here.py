@@ -98,6 +98,16 @@ def test_the_entropy_is_exact_while_the_grammar_is_edited(panel):
     says(page, ".about", f"{StoryGrammar(text).entropy_bits:.3f} bits per story")
 
 
+def test_the_chosen_place_stays_while_the_grammar_is_edited(panel):
+    page = panel()
+    words = page.locator(".tokens [role=option]")
+    for place, text in ((2, SMALL.replace("cat", "cat|hen")), (0, SMALL)):
+        words.nth(place).click()
+        page.fill("[name=grammar]", text)
+        says(page, ".about", f"{StoryGrammar(text).entropy_bits:.3f} bits per story")
+        assert words.nth(place).get_attribute("aria-selected") == "true"
+
+
 def test_a_mistake_has_one_sentence_with_its_line(panel):
     page = panel()
     page.fill("[name=grammar]", SMALL + "\n{hero} left.")
