@@ -806,9 +806,10 @@ def test_a_run_can_be_scrubbed(page, site):
     assert len(told) > 5 and last.startswith("After 2,200 updates")
     assert page.locator(".note").text_content().startswith("Another run than that of")
     ends = page.evaluate("""() => {
-        const stops = [...document.querySelectorAll(".stop")].map(({ cy }) => cy.baseVal.value);
-        const curve = document.querySelector(".curve"), length = curve.getTotalLength();
-        return [0, length].map((at, i) => Math.abs(curve.getPointAtLength(at).y - stops.at(-i)));
+        const stops = [...document.querySelectorAll(".stop")];
+        const curve = document.querySelector(".curve");
+        const far = (at, { cy }) => Math.abs(curve.getPointAtLength(at).y - cy.baseVal.value);
+        return [far(0, stops[0]), far(curve.getTotalLength(), stops.at(-1))];
     }""")
     assert max(ends) < 6, "the training loss begins and ends near the validation loss"
 
