@@ -84,10 +84,10 @@ def multiply_by_onednn(
     x: torch.Tensor,  # (..., in_features), float32 on a CPU, in any order in memory
     weight: torch.Tensor,  # (out_features, in_features), the same
 ) -> torch.Tensor:  # (..., out_features)
-    "x W^T, without a gradient. `AttributeError` or `RuntimeError` where PyTorch has no oneDNN."
+    "x W^T, without a gradient. `AttributeError` or `RuntimeError` where there is no oneDNN."
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
-
+# %% ../nbs/26_fast_model.ipynb #dnnlib1b
 class OneDNNProduct(torch.autograd.Function):
     "x W^T by oneDNN, and its two gradients."
 
@@ -117,11 +117,8 @@ class OneDNNProduct(torch.autograd.Function):
         )
 
 # %% ../nbs/26_fast_model.ipynb #dnnlib03
-_decided: list[str] = []  # this process's library, once it is known
-
-
 def faster_library() -> str:  # "oneDNN" or "PyTorch"
-    "Who multiplies float32 faster on this CPU: oneDNN, by half at least, or what PyTorch uses."
+    "Who multiplies float32 faster on this CPU: oneDNN, by half at least, or PyTorch's BLAS."
     shapes = (512, 256), (768, 256)
     x, weight = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in shapes)
     ways = F.linear, multiply_by_onednn
@@ -136,6 +133,9 @@ def faster_library() -> str:  # "oneDNN" or "PyTorch"
         return "PyTorch"
     public, private = map(min, seconds)
     return "oneDNN" if public > 1.5 * private else "PyTorch"
+
+# %% ../nbs/26_fast_model.ipynb #dnnlib3b
+_decided: list[str] = []  # this process's library, once it is known
 
 
 def product_library() -> str:  # "oneDNN" or "PyTorch"

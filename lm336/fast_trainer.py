@@ -86,6 +86,18 @@ class FastTrainer(Trainer):
         )
         self.optimizer = self.update.optimizer
 
+    def multiply_by(
+        self,
+        library: str,  # that the run has used so far
+    ):
+        "Let this process use a library for its products, if they are in float32 on a CPU."
+        from .fast_model import decide_library, library_is_there
+
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and self.precision == "float32" and library_is_there(library):
+            decide_library(library)
+            self.products = library
+
     def train_step(self) -> tuple[torch.Tensor, torch.Tensor]:  # scalars on the device
         "One update, as `FastUpdate` makes it: if a number is not finite, nothing changes."
         loss, norm = self.update(*self.batch(), self.learning_rate())

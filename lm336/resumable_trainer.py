@@ -119,13 +119,7 @@ class ResumableTrainer(FastTrainer):
     ):
         """Restore the loss scale, the count of skipped updates, the seconds so far, and the
         library that takes the products."""
-        from .fast_model import decide_library, library_is_there
-
-        products = before.get("products", "PyTorch")  # as every run of an earlier version
-        on_cpu = self.device.type == "cpu"
-        if on_cpu and self.precision == "float32" and library_is_there(products):
-            decide_library(products)
-            self.products = products
+        self.multiply_by(before.get("products", "PyTorch"))  # as every earlier version did
         if before.get("scaler") and self.update.scaler.is_enabled():
             self.update.scaler.load_state_dict(before["scaler"])
         if before.get("precision", self.precision) != self.precision:
