@@ -75,7 +75,7 @@ def test_a_wrong_address_leads_home_from_any_depth(page, tmp_path, address):
     page.goto(f"http://127.0.0.1:{server.server_port}/book/{address}")
     assert page.evaluate("window.ran") is True
     page.click("text=home")
-    assert page.title() == "home"
+    page.wait_for_function("document.title == 'home'")
     server.shutdown()
 
 
