@@ -5,6 +5,7 @@ What is decided here depends on the machine, never on the model. Chapter 13 expl
 import atexit
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from .configuration import PRECISIONS
 from .errors import InputError
 
 __all__ = [
+    "of_first_process",
     "pick_device",
     "pick_precision",
     "process_group",
@@ -107,3 +109,13 @@ def sum_over_processes(
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
+
+
+def of_first_process(
+    value: Any,  # this process's
+) -> Any:
+    "What the first process of a run has in its place; unchanged if there is only one."
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]

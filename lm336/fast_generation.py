@@ -24,6 +24,7 @@ from .attention import MultiHeadSelfAttention
 from .block import RMSNorm, SwiGLU, TransformerBlock
 from .embeddings import Embedding, Linear
 from .errors import InputError
+from .fast_model import library_asked_for
 from .generation import KVCache, SamplingConfig, Token, penalise, sample
 from .rope import RotaryEmbedding
 from .tensors import check_scores
@@ -135,6 +136,9 @@ def pick_product(
         return onednn_product if _works(onednn_product, dtype) else plain_product
     if dtype != torch.float32 or num_rows == 1:
         return plain_product
+    asked = library_asked_for()
+    if asked is not None:
+        return onednn_product if asked == "oneDNN" else plain_product
     private = [each for each in (mkl_product, onednn_product) if _works(each, dtype)]
     layouts = (plain_product, *private)
     picked, least = plain_product, math.inf

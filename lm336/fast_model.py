@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['FastEmbedding', 'to_halves', 'to_neighbours', 'FastRotaryEmbedding', 'multiply_by_onednn', 'OneDNNProduct',
-           'faster_library', 'product_library', 'library_is_there', 'decide_library', 'goes_to_onednn', 'fast_linear',
-           'FastLinear', 'attention_by_products', 'products_are_faster', 'fast_attention', 'reorder_rows',
-           'FastAttention', 'RMSNormWithGradient', 'FastRMSNorm', 'FastSwiGLU', 'make_fast']
+           'faster_library', 'library_is_there', 'library_asked_for', 'product_library', 'decide_library',
+           'goes_to_onednn', 'fast_linear', 'FastLinear', 'attention_by_products', 'products_are_faster',
+           'fast_attention', 'reorder_rows', 'FastAttention', 'RMSNormWithGradient', 'FastRMSNorm', 'FastSwiGLU',
+           'make_fast']
 
 # %% ../nbs/26_fast_model.ipynb #7a596918
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -135,21 +137,34 @@ def faster_library() -> str:  # "oneDNN" or "PyTorch"
     return "oneDNN" if public > 1.5 * private else "PyTorch"
 
 # %% ../nbs/26_fast_model.ipynb #dnnlib3b
-_decided: list[str] = []  # this process's library, once it is known
-
-
-def product_library() -> str:  # "oneDNN" or "PyTorch"
-    "Who takes large float32 products on the CPU, in this process: measured at the first call."
-    if not _decided:
-        _decided.append(faster_library())
-    return _decided[0]
-
-
 def library_is_there(
     name: str,  # "oneDNN" or "PyTorch"
 ) -> bool:
     "Whether this PyTorch has it."
     return name == "PyTorch" or torch.backends.mkldnn.is_available()
+
+
+def library_asked_for() -> str | None:  # "oneDNN" or "PyTorch"; None: to be measured
+    "What `LM336_PRODUCTS` says; `InputError` for a library that there is not."
+    name = os.environ.get("LM336_PRODUCTS", "")
+    if name not in ("", "oneDNN", "PyTorch"):
+        raise InputError(f"LM336_PRODUCTS is {name!r}: oneDNN or PyTorch is needed")
+    if not name:
+        return None
+    if not library_is_there(name):
+        raise InputError("LM336_PRODUCTS is 'oneDNN', but this PyTorch has none: give PyTorch")
+    return name
+
+
+_decided: list[str] = []  # this process's library, once it is known
+
+
+def product_library() -> str:  # "oneDNN" or "PyTorch"
+    "Who takes large float32 products on the CPU, in this process, from the first call on."
+    if not _decided:
+        asked = library_asked_for()
+        _decided.append(faster_library() if asked is None else asked)
+    return _decided[0]
 
 
 def decide_library(

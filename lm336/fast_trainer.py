@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from .configuration import TrainingConfig
 from .dataset import batch_at
 from .devices import (
+    of_first_process,
     pick_device,
     pick_precision,
     process_group,
@@ -31,6 +32,7 @@ def check_training(
     device: torch.device,  # where it is to train
 ):
     "`InputError` for a setting that this machine, or these processes, cannot follow."
+    from .fast_model import library_asked_for
     from .fast_training import compile_fault
 
     count = processes()[1]
@@ -40,6 +42,8 @@ def check_training(
         )
     if config.precision == "auto":
         pick_precision(device)
+    if device.type == "cpu":
+        library_asked_for()
     fault = compile_fault(device) if config.compile == "on" else None
     if fault:
         raise InputError(
@@ -75,8 +79,9 @@ class FastTrainer(Trainer):
         self.precision = config.precision
         if config.precision == "auto":
             self.precision = pick_precision(place)
-        in_float32 = place.type == "cpu" and self.precision == "float32"
-        self.products = product_library() if in_float32 else "PyTorch"
+        self.products = "PyTorch"
+        if place.type == "cpu" and self.precision == "float32":
+            self.multiply_by(of_first_process(product_library()))
         self.compiled = config.compile == "on"
         if config.compile == "auto":
             tokens = config.max_steps * config.batch_size * self.context_length

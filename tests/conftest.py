@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,6 +38,11 @@ def sums(number):
 # in the background of a script (`... &`) Ctrl-C is ignored, by this process and its children
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# in every process that a test starts, so that no two of them go by two measurements
+os.environ.setdefault(
+    "LM336_PRODUCTS", "oneDNN" if torch.backends.mkldnn.is_available() else "PyTorch"
+)
 
 # not wherever pytest is called from
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".hypothesis"))
@@ -86,7 +92,10 @@ PROCESS = {   # what a test could leave changed for those after it: how it is re
 
 @pytest.fixture(autouse=True)
 def nothing_leaks():
-    "A test has the same random numbers wherever it stands, and leaves the process as it was."
+    """A test has the same random numbers, and the same library for products, wherever it
+    stands, and leaves the process as it was."""
+    if "lm336.fast_model" in sys.modules:
+        sys.modules["lm336.fast_model"]._decided.clear()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -555,6 +555,10 @@ def another_precision(monkeypatch):
     monkeypatch.setenv("LM336_PRECISION", "float8")
 
 
+def another_library(monkeypatch):
+    monkeypatch.setenv("LM336_PRODUCTS", "BLAS")
+
+
 @pytest.mark.parametrize("name", ["run", "new"])
 @pytest.mark.parametrize(
     "spoil, args, says",
@@ -562,6 +566,7 @@ def another_precision(monkeypatch):
         (no_compiler, ["--compile", "on"], "torch.compile does not work here"),
         (three_processes, [], "batch_size 4 cannot be shared by 3 processes"),
         (another_precision, [], "LM336_PRECISION is 'float8'"),
+        (another_library, [], "LM336_PRODUCTS is 'BLAS'"),
     ],
 )
 def test_what_cannot_be_done_here_is_refused_before_a_file_is_touched(

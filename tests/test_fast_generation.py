@@ -121,6 +121,13 @@ def works(layout, dtype=torch.float32):
     return True
 
 
+@pytest.fixture
+def to_be_measured(monkeypatch):
+    "Nothing in the environment takes the place of a measurement."
+    monkeypatch.delenv("LM336_PRODUCTS", raising=False)
+
+
+@pytest.mark.usefixtures("to_be_measured")
 def test_a_layout_is_picked_by_what_it_takes():
     asked = []
 
@@ -142,6 +149,16 @@ def test_a_layout_is_picked_by_what_it_takes():
 
 def not_asked(*_) -> tuple[float, ...]:
     raise AssertionError("it was measured")
+
+
+@pytest.mark.parametrize(
+    "asked, layout", [("PyTorch", plain_product), ("oneDNN", onednn_product)]
+)
+def test_what_the_environment_asks_for_is_not_measured(monkeypatch, asked, layout):
+    if not works(layout):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setenv("LM336_PRODUCTS", asked)
+    assert pick_product(CPU, torch.float32, 3, (12, 8), not_asked) is layout
 
 
 @pytest.mark.parametrize("dtype, rows", [(torch.float32, 1), (torch.float64, 3)], ids=str)
@@ -207,6 +224,7 @@ HIDDEN = dict(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.usefixtures("to_be_measured")
 def test_without_the_private_operations_the_public_ones_do(monkeypatch, hidden, dtype):
     monkeypatch.setattr(torch.ops, "mkl", HIDDEN[hidden])
     monkeypatch.setattr(torch.ops, "mkldnn", HIDDEN[hidden])

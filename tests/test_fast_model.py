@@ -25,6 +25,7 @@ from lm336.fast_model import (
     fast_attention,
     fast_linear,
     faster_library,
+    library_asked_for,
     library_is_there,
     make_fast,
     product_library,
@@ -402,11 +403,38 @@ def test_a_library_is_measured_once_and_can_be_decided(monkeypatch):
         measured.append(True)
         return "oneDNN"
 
-    monkeypatch.setattr(fast_model, "_decided", [])
+    monkeypatch.delenv("LM336_PRODUCTS", raising=False)
     monkeypatch.setattr(fast_model, "faster_library", faster)
     assert product_library() == product_library() == "oneDNN" and len(measured) == 1
     decide_library("PyTorch")
     assert product_library() == "PyTorch" and len(measured) == 1
+
+
+@pytest.mark.parametrize("name", ["PyTorch", "oneDNN"])
+def test_what_the_environment_asks_for_takes_the_place_of_a_measurement(monkeypatch, name):
+    def measured():
+        raise AssertionError("it was measured")
+
+    if not library_is_there(name):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setenv("LM336_PRODUCTS", name)
+    monkeypatch.setattr(fast_model, "faster_library", measured)
+    assert library_asked_for() == product_library() == name
+    other = "oneDNN" if name == "PyTorch" else "PyTorch"
+    decide_library(other)
+    assert product_library() == other, "a run that goes on keeps the library it began with"
+
+
+def test_a_library_that_there_is_not_is_refused(monkeypatch):
+    monkeypatch.setenv("LM336_PRODUCTS", "onednn")
+    with pytest.raises(InputError, match="^LM336_PRODUCTS is 'onednn': oneDNN or PyTorch is"):
+        product_library()
+    monkeypatch.setenv("LM336_PRODUCTS", "oneDNN")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(InputError, match="this PyTorch has none"):
+        product_library()
+    monkeypatch.setenv("LM336_PRODUCTS", "")
+    assert library_asked_for() is None
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError])

@@ -54,6 +54,11 @@ WIDGETS = {
         ("[name=back]", "click", ".words"),
         ("[name=text]", "the other text", ".bars"),
     ]),
+    "BPEStepper, told to step beyond its last merge": ("""stepper = widgets.BPEStepper('ab')
+stepper.step = 99
+stepper""", [
+        ("[name=back]", "click", ".words"),
+    ]),
     "TokenPainter": ("widgets.TokenPainter(tokenizer)", [
         ("[name=text]", "Twice", ".chips"),
     ]),

@@ -769,6 +769,12 @@ def test_a_run_goes_on_with_the_library_that_it_began_with(tmp_path, monkeypatch
     assert same(state_of(whole), state_of(resumed))
 
 
+def test_all_processes_of_a_run_go_by_the_library_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(fast_model, "_decided", ["oneDNN"])
+    monkeypatch.setattr("lm336.fast_trainer.of_first_process", lambda library: "PyTorch")
+    assert small(tmp_path).products == product_library() == "PyTorch"
+
+
 def test_a_run_that_names_no_library_had_pytorchs(tmp_path, monkeypatch):
     monkeypatch.setattr(fast_model, "_decided", ["PyTorch"])
     trainer = small(tmp_path, max_steps=8)
