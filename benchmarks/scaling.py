@@ -1,7 +1,7 @@
 """The runs of chapter 18: models of six sizes, each trained on five amounts of text, thrice.
 
     python benchmarks/scaling.py --predict             how long it would take here
-    python benchmarks/scaling.py                       the sweep, then the grid
+    python benchmarks/scaling.py                       sweep, checks of its rule, grid
     python benchmarks/scaling.py --plan "two minutes"  a small version
 
 Each finished run is a line in data/scaling.jsonl. The same command goes on where it was
@@ -52,6 +52,7 @@ def predict(plan, processes):
         grid = plan.seeds * tokens * each
         sweep = len(plan.sweep_rates) * plan.sweep_budget * each
         sweep *= width in plan.sweep_widths
+        sweep += 3 * plan.sweep_budget * each * (width in plan.check_widths)
         total += grid + sweep
         print(
             f"width {width:4}: {1e6 * each:6.1f} us a token, grid {grid / 60:5.0f} min of a "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLANS', 'WARMUP', 'DECAY', 'ScalingLaw', 'fit_law', 'bootstrap_laws', 'interval', 'ScoredStories', 'Plan',
            'model_shape', 'fork_step', 'wsd_factor', 'learn', 'scored_stories', 'run_size', 'rate_rule', 'rate_at',
-           'run_plan']
+           'rates_around', 'run_plan']
 
 # %% ../nbs/18_scaling.ipynb #1800003
 import math
@@ -248,6 +248,7 @@ class Plan:
     sweep_widths: tuple[int, ...] = ()  # at these sizes learning rates are tried
     sweep_rates: tuple[float, ...] = ()  # each of these
     sweep_budget: int = 0  # for so many tokens
+    check_widths: tuple[int, ...] = ()  # at these half the rule's rate and twice it, too
     rule: tuple[float, float] | None = None  # as `rate_rule`; None: from the sweep
     vocab_size: int = 1024  # of a tokenizer made for the data
     context_length: int = 256  # tokens in a window
@@ -260,6 +261,7 @@ PLANS: dict[str, Plan] = {
         "stories:40", (24, 40, 64, 96, 144, 192),
         (500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000), 3,
         (24, 64, 144), (0.002, 0.004, 0.008, 0.016, 0.032, 0.064), 1_000_000,
+        (40, 144, 192),
     ),
     "two minutes": Plan(
         "stories:2", (16, 32, 64), (60_000, 120_000, 240_000), 1, rule=(0.064, -0.5),
@@ -435,14 +437,25 @@ def rate_at(
     factor, exponent = rule
     return float(f"{factor * width**exponent:.3g}")
 
+
+def rates_around(
+    rule: tuple[float, float],  # as `rate_rule`
+    width: int,  # d_model
+) -> list[float]:  # the rule's in the middle
+    "Half the learning rate of a size, the rate itself, and its double."
+    factor, exponent = rule
+    return [rate_at((times * factor, exponent), width) for times in (0.5, 1, 2)]
+
 # %% ../nbs/18_scaling.ipynb #1800008
 _SHOWN = "kind", "width", "tokens", "seed", "rate", "bits_per_byte", "seconds"  # while it runs
 
 
-def _missing(chains: list[list[dict]], name: str, log: Path) -> list[list[dict]]:
+def _missing(
+    chains: list[list[dict]], name: str, kind: str, log: Path
+) -> list[list[dict]]:
     "The jobs that the log does not have."
     fields = "width", "budget", "seed", "rate"
-    done = {tuple(one[f] for f in fields) for one in read_log(log, plan=name)}
+    done = {tuple(one[f] for f in fields) for one in read_log(log, plan=name, kind=kind)}
     left = [[job for job in chain if tuple(job.values()) not in done] for chain in chains]
     return [chain for chain in left if chain]
 
@@ -452,7 +465,7 @@ def _run_chains(
     processes: int,
 ) -> None:
     "Run chains of jobs side by side, the jobs of a chain one after the other."
-    plan, chains = PLANS[name], _missing(chains, name, log)
+    plan, chains = PLANS[name], _missing(chains, name, kind, log)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) as pool:
         running = {pool.submit(run_size, plan, **one[0], cache=cache): one for one in chains}
@@ -472,7 +485,9 @@ def run_plan(
     cache: str | PathLike = "runs/scaling",  # as for `run_size`
     processes: int = 2,  # runs at a time, each on one core
 ) -> None:
-    "The sweep of a plan, and then its grid. `InputError` for a name that is not there."
+    """The sweep of a plan, the checks of the rule that follows from it, and the grid.
+
+    `InputError` for a name that is not there."""
     if name not in PLANS:
         raise InputError(f"there is no plan {name!r}: choose one of {', '.join(PLANS)}")
     plan, log = PLANS[name], Path(log)
@@ -488,6 +503,12 @@ def run_plan(
         rule = plan.rule
         if rule is None:
             rule = rate_rule(read_log(log, plan=name, kind="sweep"))
+        checks = [
+            [dict(width=width, budget=plan.sweep_budget, seed=plan.seeds, rate=rate)]
+            for width in reversed(plan.check_widths)
+            for rate in rates_around(rule, width)
+        ]
+        _run_chains(checks, name, "check", log, cache, processes)
         chains = [
             [dict(width=width, budget=budget, seed=seed, rate=rate_at(rule, width))
              for budget in plan.budgets]

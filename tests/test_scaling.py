@@ -174,7 +174,7 @@ def test_a_rule_is_a_power_of_the_width():
 
 
 TINY = Plan(
-    "stories:0.05", (8, 16), (10 * 64, 20 * 64), 2, (8, 16), (0.01, 0.02), 10 * 64,
+    "stories:0.05", (8, 16), (10 * 64, 20 * 64), 2, (8, 16), (0.01, 0.02), 10 * 64, (16,),
     vocab_size=280, context_length=32, batch_size=2, stories=3,
 )  # fmt: skip
 
@@ -213,6 +213,10 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
         product((8, 16), (640, 1280), (0, 1))
     )
     assert {r["seed"] for r in read_log(log, kind="sweep")} == {2}, "a seed of its own"
+    (used,) = {r["rate"] for r in grid if r["width"] == 16}
+    checks = read_log(log, kind="check")
+    assert [r["rate"] / used for r in checks] == pytest.approx([0.5, 1, 2], rel=0.01)
+    assert {(r["width"], r["budget"], r["seed"]) for r in checks} == {(16, 640, 2)}
     run_plan("tiny", log, tmp_path / "cache")
     assert log.read_bytes() == before
     log.write_bytes(before[: before.rindex(b"\n", 0, -1) + 30])  # cut off in its last line
