@@ -104,9 +104,18 @@ def drop_widgets(nb):
     nb.metadata.pop("widgets", None)
 
 
+def drop_advice(nb):
+    "%timeit says more of a busy machine than its mean and deviation, and blames a cache."
+    for cell in nb.cells:
+        for out in cell.get("outputs", []):
+            if out.output_type == "stream":
+                out.text = re.sub(r"(?m)^The slowest run took .* cached\.\n", "", out.text)
+
+
 def as_committed(nb):
     "A notebook without what another run, or another editor, would change for no reason."
     merge_streams(nb)
+    drop_advice(nb)
     drop_widgets(nb)
     clean_nb(nb, allowed_cell_metadata_keys=["jupyter"], clean_ids=True)
 

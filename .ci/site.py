@@ -119,6 +119,14 @@ def shown_in_full(cell, module: str, line: int, seen: set[str]) -> list:
     return found
 
 
+def with_class(name: str, code: str) -> str:
+    "A cell's code with one more class of its own."
+    said = "#| classes: "
+    if said in code:
+        return code.replace(said, f"{said}{name} ", 1)
+    return f"{said}{name}\n{code}"
+
+
 def is_plot(cell) -> bool:
     """Whether a cell draws lines and bars on white, so that its picture may lose the white and
     turn light in the dark. Where shades have a meaning, nothing may change them."""
@@ -143,7 +151,7 @@ class exported(processors.Processor):  # nbdev knows a processor by its name
                     sys.exit(f"{self.nb.path_}: {cell.id} is not in the module: nbdev_export")
                 cells += shown_in_full(cell, module, at[cell.id], seen)
             elif is_plot(cell):
-                cell.set_source(f"#| classes: lm336-plot\n{cell.source}")
+                cell.set_source(with_class("lm336-plot", cell.source))
                 cells.append(cell)
             elif cell.cell_type == "code" and chapters.only_imports(cell.source):
                 if not chapters.directives(cell.source):
@@ -161,8 +169,7 @@ class Pages(FilterDefaults):
     def base_procs(self):
         kept = (
             "populate_language", "insert_warning", "strip_ansi", "hide_line", "filter_stream_",
-            "rm_header_dash", "ai_magics", "clean_magics", "hide_", "add_links",
-            "strip_hidden_metadata",
+            "rm_header_dash", "ai_magics", "hide_", "add_links", "strip_hidden_metadata",
         )
         return [FrontmatterProc, *(getattr(processors, name) for name in kept), exported]
 
@@ -258,6 +265,18 @@ def highlighted(out):
     return {"output_type": "display_data", "data": shown, "metadata": {}}
 
 
+def in_columns(out) -> bool:
+    "Whether a cell printed a table, which only makes sense with its lines unbroken."
+    return len(re.findall(r"(?m)^.*\S {2,}\S", "".join(out.get("text", [])))) > 1
+
+
+def spaced(text: str) -> str:
+    "Formulas with TeX's thin spaces around a function's name, which MathML lacks."
+    name = r"\\(?:ln|cos|sin)\b"
+    text = re.sub(rf"(?<=\W\w) (?={name})", r" \\,", text)
+    return re.sub(rf"({name}) ?(?=[\w\\])", r"\1\\,", text)
+
+
 def relative(text: str) -> str:
     "Links to our own pages relative, those to our files by way of GitHub."
     text = re.sub(re.escape(HOME) + r"(?=[\w-]+\.html)", "", text)
@@ -307,10 +326,12 @@ def mend(path: Path, described: set[str], sources: dict[str, str]) -> None:
         if cell.cell_type == "raw" and cell.source.startswith("---\n"):  # what a page is about
             cell.set_source(cell.source.replace("---\n", "---\nimage: og.png\n", 1))
         if cell.cell_type == "code":
+            if any(map(in_columns, cell.outputs)):
+                cell.set_source(with_class("lm336-columns", cell.source))
             cell.outputs = [highlighted(out) for out in cell.outputs]
         if cell.cell_type != "markdown":
             continue
-        text = relative(LISTING.sub(listing, cell.source))
+        text = spaced(relative(LISTING.sub(listing, cell.source)))
         text = re.sub(r"\]\((\w+\.html)#([\w.]+)\)", lead, text)
         text = re.sub(r"!\[([^\]]*)\]\((pictures/[\w-]+\.svg)\)", drawn, text)
         text = re.sub(r"(!\[[^\]]*\]\(loss\.png\))", r"\1{.lm336-plot}", text)

@@ -517,6 +517,30 @@ def test_printed_source_is_shown_as_code():
         assert site()["highlighted"](out) is out
 
 
+def test_a_printed_table_scrolls_and_printed_prose_does_not():
+    "See .lm336-columns in nbs/theme.scss."
+    table = {"output_type": "stream", "text": ["loss  1.2\n", "rate   3\n"]}
+    prose = {"output_type": "stream", "text": ["loss  1.2\n", "    and rate 3\n"]}
+    assert site()["in_columns"](table) and not site()["in_columns"](prose)
+    code = site()["with_class"]("b", site()["with_class"]("a", "print(1)"))
+    assert code == "#| classes: b a\nprint(1)"
+
+
+def test_a_function_in_a_formula_stands_apart_from_what_follows():
+    text = r"$\ln V$, $i \cos\alpha$, $2 \cdot \ln(2)$, $\sinh x$, $e^{\ln 2}$"
+    shown = r"$\ln\,V$, $i \,\cos\,\alpha$, $2 \cdot \ln(2)$, $\sinh x$, $e^{\ln\,2}$"
+    assert site()["spaced"](text) == shown
+
+
+def test_what_is_timed_is_shown(proc):
+    "A page has every line of %timeit that its notebook has."
+    def timed(folder):
+        codes = [cell["source"] for path in folder.glob("2*.ipynb") for cell in cells(path)]
+        return Counter(re.findall(r"(?m)^ *%timeit .+", "\n".join(map("".join, codes))))
+
+    assert timed(proc) == timed(NBS) and timed(NBS)
+
+
 def test_code_of_modules_without_a_chapter_links_to_its_source():
     sources = site()["by_hand"]()
     text = "`save_checkpoint` in `lm336/checkpoints.py`, [`Trainer`](a.html), `x + 1`"
