@@ -455,8 +455,9 @@ def test_a_line_that_names_a_source_unfolds_it():
 
 
 def test_every_line_that_names_a_source_is_unfolded_on_its_page(proc):
+    line = site()["LISTING"]
     asked = [path.name for path in NBS.glob("*.ipynb") for text in documents(path)
-             if site()["LISTING"].search(text)]
+             if line.search(text)]
     shown = [path.name for path in proc.glob("*.ipynb") for text in documents(path)
              if '<details class="lm336-listing">' in text]
     assert sorted(shown) == sorted(asked) and len(asked) >= 4
