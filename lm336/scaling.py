@@ -255,7 +255,7 @@ class Plan:
     batch_size: int = 4  # windows in an update
     stories: int = 64  # that each model is scored on
 
-
+# %% ../nbs/18_scaling.ipynb #180006f
 PLANS: dict[str, Plan] = {
     "grid": Plan(
         "stories:40", (24, 40, 64, 96, 144, 192),
