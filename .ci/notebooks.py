@@ -109,7 +109,8 @@ def drop_advice(nb):
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             if out.output_type == "stream":
-                out.text = re.sub(r"(?m)^The slowest run took .* cached\.\n", "", out.text)
+                said = "".join(out.text)  # a text, or its lines
+                out.text = re.sub(r"(?m)^The slowest run took .* cached\.\n", "", said)
 
 
 def as_committed(nb):
